@@ -1,0 +1,56 @@
+# Everything sets itself up in .venv the first time. PYTHON=python3.12 make … chooses another interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo up test system lint types fmt bench clean
+
+help:            ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+
+demo: .venv/run  ## the main job, end to end, on an embedded store; stays up (DEMO=--exit ends it)
+	$(BIN)/millstream demo $(DEMO)
+
+up: .venv/run    ## embedded store, API and two workers at http://127.0.0.1:8000
+	$(BIN)/millstream up
+
+test: .venv/dev  ## unit and integration tests
+	$(BIN)/pytest
+
+system: .venv/dev ## slower tests: processes killed, restarted, paused
+	$(BIN)/pytest tests/system
+
+lint: .venv/dev  ## ruff and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/dev ## mypy --strict
+	$(BIN)/mypy
+
+fmt: .venv/dev   ## format the code
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: .venv/bench ## speed, beside the same job on arq, SAQ and streaQ
+	$(BIN)/python -m tests.benchmarks
+
+clean:           ## forget the environment and what tests left
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# A stamp file for each set of packages: made again when pyproject.toml changes, and nothing is fetched otherwise.
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Millstream needs Python 3.11 or newer: PYTHON=python3.12 make ...")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/run: .venv/made pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/dev: .venv/made pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@ .venv/run
+
+.venv/bench: .venv/made pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	touch $@ .venv/run .venv/dev

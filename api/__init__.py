@@ -1,0 +1,1 @@
+"""The front: sockets and HTTP in, jobs to the store, events back."""

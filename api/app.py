@@ -1,0 +1,87 @@
+"""The ASGI application: what is served where, what is opened at the start and closed at the end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Annotated
+
+from fastapi import FastAPI, Query, Response
+from starlette.routing import WebSocketRoute
+
+from api import files
+from api.commands import Commands
+from api.problems import answer_with_problems, problem_response
+from api.relay import Relay
+from api.settings import ApiSettings
+from api.websocket import Sockets
+from shared.errors import Problem
+from shared.store import Store
+
+
+def create_app(settings: ApiSettings) -> FastAPI:
+    """The API as an app. `app.state.drain()` starts the drain: no new jobs, every socket told to reconnect and closed."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        store = Store(settings.redis_url, name="api", limits=settings.limits, patience_s=settings.store_patience_s)
+        relay = Relay(settings.redis_url, store, check_s=settings.check_s)
+        commands = Commands(settings, store, relay)
+        sockets = Sockets(commands)
+        app.state.commands = commands
+        app.router.routes.append(WebSocketRoute("/ws", sockets.serve))
+
+        async def drain() -> None:
+            commands.draining = True
+            await sockets.drain()
+
+        app.state.drain = drain
+        await store.open()
+        await relay.open()
+        refreshing = asyncio.create_task(_keep_catalog(commands))
+        try:
+            yield
+        finally:
+            refreshing.cancel()
+            await relay.close()
+            await store.close()
+
+    app = FastAPI(title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.settings = settings
+    answer_with_problems(app)
+    app.include_router(files.router)
+
+    @app.get("/async_route")
+    async def async_route(
+        delay: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False, description="seconds")] = 2,
+    ) -> dict[str, str]:
+        """Wait without blocking, then answer."""
+        await asyncio.sleep(delay)
+        return {"message": "协程路由响应"}
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Does this process run? No I/O."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        """Should this process get traffic? The store answers, and it is not draining."""
+        commands: Commands = app.state.commands
+        if commands.draining:
+            return problem_response(Problem("draining", "This server is restarting.", retry_after_s=1), "/readyz")
+        with suppress(Exception):
+            async with asyncio.timeout(2):
+                await commands.store.pipeline.call("PING")
+            return Response(b'{"status":"ready"}', media_type="application/json")
+        return problem_response(Problem("store_unavailable", "The store does not answer.", retry_after_s=1), "/readyz")
+
+    return app
+
+
+async def _keep_catalog(commands: Commands) -> None:
+    """Read what workers advertise at the start, and again whenever they say that it changed."""
+    changed = commands.relay.catalog_changed
+    while True:
+        changed.clear()
+        await commands.refresh()
+        await changed.wait()

@@ -1,0 +1,70 @@
+"""uvicorn as this API runs it: the drain begins with the signal, before anything is closed."""
+
+import asyncio
+import signal
+from types import FrameType
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.settings import ApiSettings
+
+log = structlog.get_logger("millstream.api")
+
+
+class Server(uvicorn.Server):
+    """SIGTERM or SIGINT drains and then ends the server; a second one ends it at once."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._draining is None and self.started:
+            log.info("draining", signal=signal.Signals(sig).name)
+            loop = self._loop
+            loop.call_soon_threadsafe(self._start_draining)
+        else:
+            self.force_exit = True
+            self.should_exit = True
+
+    def _start_draining(self) -> None:
+        self._draining = self._loop.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            await self._app.state.drain()
+        finally:
+            self.should_exit = True
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets=sockets)  # type: ignore[arg-type]
+        if self.started:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            log.info("listening", host=self.config.host, port=port)
+
+
+def make_server(settings: ApiSettings, host: str, port: int) -> Server:
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=settings.max_body_bytes,
+        ws_per_message_deflate=False,
+        ws_ping_interval=20,
+        # A reader that is slow, or that we do not read from for now, cannot answer in time: TCP says when a peer is gone.
+        ws_ping_timeout=None,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    return Server(config, app)

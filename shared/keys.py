@@ -1,0 +1,56 @@
+"""Every Redis key and channel of Millstream, and how long each lives. No I/O.
+
+| key | holds | lives |
+|---|---|---|
+| `ms:job:<id>` | the record of a job (hash) | overall time to live; after the end: time to live after the end |
+| `ms:log:<id>` | its events (stream, entry ids `seq-0`) | as the record |
+| `ms:key:<owner>:<key>` | the job that an idempotency key names | as the record |
+| `ms:inflight:<owner>` | an owner's unfinished jobs (sorted set by expiry) | overall time to live |
+| `ms:bell:<queue>` | rings for idle workers (list) | a minute, and bounded |
+| `ms:worker:<id>` | one worker's last heartbeat (JSON) | three leases |
+| `ms:workers` | ids of workers by last heartbeat (sorted set) | for ever; trimmed at each heartbeat |
+| `ms:analyses` | what workers have advertised (hash) | for ever; one field an analysis |
+| `arq:queue…` | arq's queue (sorted set): score = when due; while a job runs, the end of its lease | for ever; bounded by depth |
+| `arq:job:<id>` | arq's job body | overall time to live, gone at the end |
+| `arq:in-progress:<id>` | the token that owns the job | one lease |
+| `arq:retry:<id>` | arq's count of tries; only stock workers write it | arq's own |
+| `arq:result:<id>` | arq's result, only for jobs that stock arq enqueued | time to live after the end |
+
+Channels: `ms:node:<id>` (one an API process), `ms:stop:<id>` (one a worker), `ms:catalog` (the analyses changed).
+"""
+
+JOB = "ms:job:"
+LOG = "ms:log:"
+KEY = "ms:key:"
+INFLIGHT = "ms:inflight:"
+BELL = "ms:bell:"
+WORKER = "ms:worker:"
+WORKERS = "ms:workers"
+ANALYSES = "ms:analyses"
+NODE = "ms:node:"
+STOP = "ms:stop:"
+CATALOG = "ms:catalog"
+
+BODY = "arq:job:"
+LEASE = "arq:in-progress:"
+RETRY = "arq:retry:"
+RESULT = "arq:result:"
+QUEUE = "arq:queue"
+
+#: The names that the scripts in lua/ may use for these.
+IN_LUA = {
+    name: value
+    for name, value in dict(globals()).items()
+    if name.isupper() and isinstance(value, str)
+}
+
+PRIORITIES = ("high", "default", "low")
+
+
+def lane(queue: str, priority: str) -> str:
+    """The arq queue (sorted set) for one priority of one queue; the default of the default is arq's own `arq:queue`."""
+    return ":".join([QUEUE, *([queue] if queue != "default" else []), *([priority] if priority != "default" else [])])
+
+
+def bell(queue: str) -> str:
+    return BELL + queue

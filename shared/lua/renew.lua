@@ -1,0 +1,25 @@
+-- renew: a worker's heartbeat. Extends the leases that its tokens still own, and the life of what is running; says
+-- what was lost.
+-- ARGV: worker, lease_ms, heartbeat as JSON, id, token, id, token, … → {id that was lost, token, …}
+local worker, lease = ARGV[1], tonumber(ARGV[2])
+redis.call('SET', WORKER .. worker, ARGV[3], 'PX', lease * 3)
+redis.call('ZADD', WORKERS, now, worker)
+redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now - lease * 3)
+local lost = {}
+for i = 4, #ARGV, 2 do
+  local id, token = ARGV[i], ARGV[i + 1]
+  local r = redis.call('HMGET', JOB .. id, 'lane', 'life', 'owner')
+  if r[1] and owns(id, token) then
+    redis.call('PEXPIRE', LEASE .. id, lease)
+    redis.call('ZADD', r[1], 'XX', now + lease, id)
+    redis.call('PEXPIRE', JOB .. id, r[2] + 3600000)
+    redis.call('PEXPIRE', LOG .. id, r[2] + 3600000)
+    redis.call('PEXPIRE', BODY .. id, r[2])
+    redis.call('ZADD', INFLIGHT .. r[3], 'XX', now + r[2], id)
+    redis.call('PEXPIRE', INFLIGHT .. r[3], r[2])
+  else
+    lost[#lost + 1] = id
+    lost[#lost + 1] = token
+  end
+end
+return lost

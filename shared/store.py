@@ -1,0 +1,322 @@
+"""The typed face of the scripts in lua/: each transition of a job is one script, one round trip, atomic.
+
+Calls wait through a short outage of the store and are then made again: every script that changes something gives the same
+answer, and does nothing more, when it is called a second time. What cannot be repeated safely says so.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import hiredis
+from pydantic_core import to_json
+
+from shared import keys
+from shared.errors import Problem, StoreUnavailable
+from shared.events import START, Cursor, read_logged
+from shared.jobs import Page, Snapshot, read_snapshot
+from shared.pipeline import Argument, Pipeline
+
+SCRIPTS = (
+    "submit", "claim", "append", "finish", "requeue", "cancel", "attach", "detach", "snapshot", "positions",
+    "renew", "advertise",
+)  # fmt: skip
+ANYONE = "*"
+
+
+def new_job_id() -> str:
+    """A job's id: 128 random bits in hexadecimal, so that it cannot be guessed."""
+    return secrets.token_hex(16)
+
+
+def script_text(name: str) -> str:
+    """A script as the store runs it: the names of the keys, the prelude, the script."""
+    lua = resources.files("shared") / "lua"
+    names = "".join(f"local {name} = '{value}'\n" for name, value in keys.IN_LUA.items())
+    return names + (lua / "prelude.lua").read_text() + (lua / f"{name}.lua").read_text()
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    name: str
+    text: str
+    sha: str
+
+
+def load_scripts() -> dict[str, Script]:
+    texts = {name: script_text(name) for name in SCRIPTS}
+    return {name: Script(name, text, hashlib.sha1(text.encode()).hexdigest()) for name, text in texts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a store accepts and keeps. Times in seconds."""
+
+    queue_depth: int = 100_000
+    owner_in_flight: int = 10_000
+    log_events: int = 1_000_000
+    log_bytes: int = 256 * 1024 * 1024
+    keep_s: float = 3600
+    life_s: float = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to submit. `node` is the API process that wants its events: all of them, or only the last."""
+
+    id: str
+    analysis: str
+    body: bytes
+    queue: str = "default"
+    priority: str = "default"
+    owner: str = ""
+    max_attempts: int = 1
+    retry: bool = False
+    timeout_s: float = 0
+    delay_s: float = 0
+    key: str = ""
+    fingerprint: str = ""
+    node: str = ""
+    terminal_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    job: str
+    status: str
+    cursor: Cursor
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job under lease. `token` fences every write of this attempt; times in seconds, 0: none was asked for."""
+
+    id: str
+    token: str
+    attempt: int
+    max_attempts: int
+    retry: bool
+    timeout_s: float
+    analysis: str
+    body: bytes
+    adopted: bool
+
+
+class LeaseLost(Exception):
+    """The attempt no longer owns its job, and can write nothing more."""
+
+
+class LogFull(Exception):
+    """The job's log has reached its limit."""
+
+
+class Store:
+    """The store, as both tiers use it. `patience_s`: how long a call waits through an outage before it gives up."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        limits: Limits,
+        patience_s: float = 10,
+        on_connect: Callable[["Store"], Awaitable[None]] | None = None,
+    ) -> None:
+        self.limits = limits
+        self.patience_s = patience_s
+        self._scripts = load_scripts()
+        self._prepare = on_connect
+        self.pipeline = Pipeline(url, name=name, on_connect=self._on_connect)
+
+    async def open(self, timeout_s: float | None = None) -> "Store":
+        await self.pipeline.open(timeout_s)
+        return self
+
+    async def close(self) -> None:
+        await self.pipeline.close()
+
+    async def _on_connect(self, pipeline: Pipeline) -> None:
+        await self._load()
+        if self._prepare:
+            await self._prepare(self)
+
+    async def _load(self) -> None:
+        scripts = self._scripts.values()
+        await asyncio.gather(*(self.pipeline.call("SCRIPT", "LOAD", script.text) for script in scripts))
+
+    async def run(self, name: str, keys_: Sequence[str], *arguments: Argument, patience_s: float | None = None) -> Any:
+        """Run a script. Raises StoreUnavailable when the store stays away for longer than `patience_s`."""
+        script = self._scripts[name]
+        deadline: float | None = None
+        while True:
+            try:
+                return await self.pipeline.call("EVALSHA", script.sha, len(keys_), *keys_, *arguments)
+            except hiredis.ReplyError as error:
+                if not str(error).startswith(("NOSCRIPT", "LOADING", "READONLY", "MASTERDOWN")):
+                    raise
+                if str(error).startswith("NOSCRIPT"):
+                    await self._load()
+            except StoreUnavailable:
+                pass
+            loop = asyncio.get_running_loop()
+            if deadline is None:
+                deadline = loop.time() + (self.patience_s if patience_s is None else patience_s)
+            if loop.time() >= deadline:
+                raise StoreUnavailable("the store cannot be reached")
+            try:
+                async with asyncio.timeout_at(deadline):
+                    if self.pipeline.connected.is_set():
+                        await asyncio.sleep(0.05)
+                    await self.pipeline.connected.wait()
+            except TimeoutError:
+                raise StoreUnavailable("the store cannot be reached") from None
+
+    # What the API does.
+
+    async def submit(self, job: NewJob) -> Submitted:
+        """Accept a job: once this returns it runs, whatever happens to the caller.
+
+        Raises Problem (queue_full, too_many_in_flight, idempotency_conflict) and StoreUnavailable.
+        """
+        limits = self.limits
+        reply = await self.run(
+            "submit", [keys.lane(job.queue, job.priority)],
+            job.id, job.body, job.analysis, job.queue, job.owner, job.max_attempts, int(job.retry),
+            _ms(job.timeout_s), _ms(job.delay_s), job.node, _watch(job.terminal_only), job.key, job.fingerprint,
+            limits.queue_depth, limits.owner_in_flight, _ms(limits.life_s),
+        )  # fmt: skip
+        match reply:
+            case [b"accepted", at]:
+                return Submitted(job.id, "queued", Cursor(1, int(at)), duplicate=False)
+            case [b"duplicate", id, status, at]:
+                return Submitted(id.decode(), status.decode(), Cursor(1, int(at)), duplicate=True)
+            case [b"conflict"]:
+                raise Problem("idempotency_conflict", f"key {job.key!r} was used for a job with other parameters.")
+            case [b"queue_full", depth]:
+                detail = f"{depth} jobs wait or run; the limit is {limits.queue_depth}. Try again later."
+                raise Problem("queue_full", detail, retry_after_s=1)
+            case _:
+                detail = f"{reply[1]} of your jobs have not ended; the limit is {limits.owner_in_flight}."
+                raise Problem("too_many_in_flight", detail, retry_after_s=1)
+
+    async def snapshot(self, job: str, owner: str = ANYONE) -> Snapshot | None:
+        reply = await self.run("snapshot", (), job, owner)
+        return read_snapshot(job, reply) if reply else None
+
+    async def cancel(self, job: str, owner: str, reason: str | None) -> Snapshot | None:
+        """End a job at once, queued or running. None when there is no such job of this owner."""
+        reply = await self.run("cancel", (), job, owner, to_json(reason), _ms(self.limits.keep_s))
+        return read_snapshot(job, reply) if reply else None
+
+    async def attach(
+        self,
+        job: str,
+        after: Cursor = START,
+        *,
+        owner: str = ANYONE,
+        node: str = "",
+        terminal_only: bool = False,
+        limit: int = 1000,
+        limit_bytes: int = 256 * 1024,
+    ) -> Page | None:
+        """From now on `node` hears of the job; here is what its log holds after the cursor.
+
+        None when there is no such job of this owner. `limit_bytes` may be overrun by a quarter, or by one event.
+        """
+        reply = await self.run(
+            "attach", (), job, owner, node, _watch(terminal_only), after.seq, after.at, limit, limit_bytes
+        )
+        if not reply:
+            return None
+        gap, more, snapshot, *entries = reply
+        events = [read_logged(job, entry) for entry in entries]
+        return Page(bool(gap), bool(more), read_snapshot(job, snapshot), events)
+
+    async def detach(self, job: str, node: str) -> None:
+        await self.run("detach", (), job, node)
+
+    async def positions(self, jobs: Sequence[str]) -> list[tuple[int, str]]:
+        """For each job the seq of its last event (-1: there is no such job) and its status."""
+        reply = await self.run("positions", (), *jobs)
+        return [(seq, status.decode()) for seq, status in zip(reply[::2], reply[1::2], strict=True)]
+
+    async def analyses(self) -> dict[str, bytes]:
+        """What workers have advertised: JSON by name."""
+        reply = await self.pipeline.call("HGETALL", keys.ANALYSES)
+        return {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
+
+    # What a worker does.
+
+    async def advertise(self, analyses: dict[str, bytes]) -> None:
+        pairs = (part for item in sorted(analyses.items()) for part in item)
+        await self.run("advertise", (), *pairs, patience_s=0)
+
+    async def claim(
+        self, worker: str, lease_s: float, slots: int, known: str, queue: str, adopt_attempts: int
+    ) -> tuple[float | None, list[Claimed]]:
+        """Take up to `slots` due jobs; also the seconds until the next falls due (None: the queue is empty).
+
+        Not repeated by itself: what a lost reply had claimed falls due again when its lease ends.
+        """
+        lanes = [keys.lane(queue, priority) for priority in keys.PRIORITIES]
+        limits = self.limits
+        reply = await self.run(
+            "claim", lanes, worker, _ms(lease_s), slots, known, queue, adopt_attempts, _ms(limits.life_s),
+            _ms(limits.keep_s), patience_s=0,
+        )  # fmt: skip
+        wait, *jobs = reply
+        return None if wait < 0 else wait / 1000, [_claimed(job) for job in jobs]
+
+    async def append(self, job: Claimed, number: int, events: Iterable[tuple[str, bytes]]) -> None:
+        """Write events of a running attempt, the first being its `number`-th. Raises LeaseLost, LogFull."""
+        flat = [part for event in events for part in event]
+        limits = self.limits
+        reply = await self.run("append", (), job.id, job.token, number, limits.log_events, limits.log_bytes, *flat)
+        if reply == b"lost":
+            raise LeaseLost(job.id)
+        if reply == b"full":
+            raise LogFull(job.id)
+
+    async def finish(self, job: Claimed, status: str, data: bytes, arq_result: bytes = b"") -> None:
+        """End a job. Raises LeaseLost."""
+        reply = await self.run(
+            "finish", (), job.id, job.token, status, data, _ms(self.limits.keep_s), arq_result
+        )
+        if reply == b"lost":
+            raise LeaseLost(job.id)
+
+    async def retry(self, job: Claimed, error: dict[str, Any], delay_s: float) -> None:
+        """Give a job back to run again after a delay. Raises LeaseLost."""
+        data = to_json({"error": error, "delay_s": round(delay_s, 3), "attempt": job.attempt})
+        await self._requeue(job, "retrying", data, delay_s, give_back=False)
+
+    async def hand_back(self, job: Claimed, message: str) -> None:
+        """Give a job back to run elsewhere at once; the attempt does not count. Raises LeaseLost."""
+        data = to_json({"level": "info", "message": message})
+        await self._requeue(job, "log", data, 0, give_back=True)
+
+    async def _requeue(self, job: Claimed, kind: str, data: bytes, delay_s: float, *, give_back: bool) -> None:
+        reply = await self.run("requeue", (), job.id, job.token, kind, data, _ms(delay_s), int(give_back))
+        if reply == b"lost":
+            raise LeaseLost(job.id)
+
+
+def _claimed(fields: list[Any]) -> Claimed:
+    id, token, attempt, max_attempts, retry, timeout_ms, analysis, body, adopted = fields
+    return Claimed(
+        id.decode(), token.decode(), attempt, max_attempts, retry == b"1", int(timeout_ms) / 1000,
+        analysis.decode(), body, adopted == b"1",
+    )  # fmt: skip
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _watch(terminal_only: bool) -> str:
+    return "watch_end" if terminal_only else "watch"

@@ -1,0 +1,1 @@
+"""The back: claims jobs, runs their analyses, writes their events."""

@@ -1,0 +1,47 @@
+"""`python -m worker`: run one worker."""
+
+import asyncio
+import sys
+from typing import Annotated
+
+import uvloop
+from cyclopts import App, Parameter
+from pydantic import ValidationError
+
+from shared.settings import explain, settings_table
+from shared.telemetry import set_up_logging
+from worker.app import serve
+from worker.settings import WorkerSettings
+
+app = App(
+    name="millstream worker",
+    help="Run one worker: it claims jobs and runs their analyses until SIGTERM.",
+    help_epilogue="Settings (environment or .env):\n\n" + settings_table(WorkerSettings),
+    help_format="plaintext",
+    version_flags=[],
+)
+
+
+@app.default
+def worker(
+    *,
+    redis: Annotated[str | None, Parameter(help="the store; overrides MILLSTREAM_REDIS_URL")] = None,
+    analyses: Annotated[str | None, Parameter(help="modules to load; overrides MILLSTREAM_ANALYSES")] = None,
+) -> int:
+    given = {"redis_url": redis, "analyses": analyses}
+    try:
+        settings = WorkerSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        print(explain(error), file=sys.stderr)
+        return 2
+    set_up_logging(settings.log_level, tier="worker")
+    try:
+        uvloop.run(serve(settings))
+    except (ImportError, TypeError) as error:
+        print(f"The analyses cannot be loaded. {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,5 @@
+"""The analyses that come in the box. They know `worker.analysis` and their own libraries, and nothing else of Millstream."""
+
+from worker.analyses.process import process
+
+__all__ = ["process"]

@@ -1,0 +1,80 @@
+"""A worker process: load the analyses, tell the API of them, run the engine until a signal comes."""
+
+import asyncio
+import importlib
+import os
+import secrets
+import signal
+import socket
+from importlib.metadata import entry_points
+
+import structlog
+
+from shared.pipeline import shown
+from shared.store import Store
+from worker.analysis import Analysis, find_analyses
+from worker.engine import Engine
+from worker.settings import WorkerSettings
+
+log = structlog.get_logger("millstream.worker")
+
+
+def worker_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def load_analyses(modules: str) -> dict[str, Analysis]:
+    """The analyses of the entry-point group `millstream.analyses` and of the named modules.
+
+    Raises ImportError for a module that is not there, TypeError for what cannot be an analysis or for a name given twice.
+    """
+    found: dict[str, Analysis] = {}
+    names = [entry.value for entry in entry_points(group="millstream.analyses")]
+    names += [name.strip() for name in modules.split(",") if name.strip()]
+    for name in dict.fromkeys(names):
+        for key, analysis in find_analyses(importlib.import_module(name)).items():
+            if found.get(key, analysis) is not analysis:
+                raise TypeError(f"{name}: an analysis called {key!r} is already there, from another module.")
+            found[key] = analysis
+    if not found:
+        raise TypeError("There are no analyses to run: name modules with MILLSTREAM_ANALYSES.")
+    return found
+
+
+async def serve(settings: WorkerSettings) -> None:
+    """Run one worker until SIGTERM or SIGINT; a second signal ends it at once."""
+    analyses = load_analyses(settings.analyses)
+    mine = {name: analysis for name, analysis in analyses.items() if analysis.queue == settings.queue}
+    name = worker_name()
+    advertised = {key: analysis.advertisement(settings.timeout_s) for key, analysis in mine.items()}
+    store = Store(
+        settings.redis_url,
+        name=name,
+        limits=settings.limits,
+        patience_s=settings.store_patience_s,
+        on_connect=lambda store: store.advertise(advertised),
+    )
+    log.info("worker starting", worker=name, store=shown(settings.redis_url), analyses=sorted(mine))
+    await store.open()
+    engine = Engine(settings, mine, store, name)
+    loop = asyncio.get_running_loop()
+    draining: list[asyncio.Task[None]] = []
+
+    def on_signal() -> None:
+        if draining:
+            os._exit(1)
+        draining.append(loop.create_task(engine.drain()))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await engine.async_run()
+    except asyncio.CancelledError:
+        if not draining:
+            raise
+    finally:
+        if engine.tasks:  # they do not let go, and would keep this process for ever
+            os._exit(1)
+        await engine.close()
+        await store.close()
+    log.info("worker gone", worker=name)
