@@ -11,7 +11,7 @@ A live event is taken only when it continues the follower's place without a hole
 an event that was missed, a connection that broke) makes it BEHIND, and the log makes it whole again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -107,7 +107,7 @@ class Follower:
         if page.gap:
             self.reader.gap(self, page.snapshot)
             self.cursor = START
-        for event in _thinned(page.events):
+        for event in page.events:
             if not self._take(event):
                 return
         if self.state is State.BEHIND and not page.more and self.seen <= max(self.cursor.seq, self.asked):
@@ -121,12 +121,6 @@ class Follower:
         if event.terminal:
             self.state = State.DONE
         return True
-
-
-def _thinned(events: list[Event]) -> Iterable[Event]:
-    """A page without the progress that later progress in it overtakes: the one thing that may be left out."""
-    last = max((event.seq for event in events if event.type == "progress"), default=0)
-    return (event for event in events if event.type != "progress" or event.seq == last)
 
 
 class Hub:

@@ -49,7 +49,13 @@ class EmbeddedStore:
     process: asyncio.subprocess.Process
     url: str
     directory: Path
+    _arguments: list[str]
     _lock: IO[str]
+
+    async def restart(self, *, preexec: Callable[[], None] | None = None) -> None:
+        """Start it again after its process ended: the same port, the same data. Raises NoStore."""
+        self.process = await _start(self._arguments, preexec)
+        await _answers(self)
 
     async def stop(self) -> None:
         """Let it write what it holds, and end it."""
@@ -59,10 +65,11 @@ class EmbeddedStore:
         self._lock.close()
 
 
-async def start_embedded(
-    directory: Path, *, port: int | None = None, preexec: Callable[[], None] | None = None
-) -> EmbeddedStore:
-    """Start a store whose data live in `directory`, which no other may be using. Raises NoStore."""
+async def start_embedded(directory: Path, *, preexec: Callable[[], None] | None = None) -> EmbeddedStore:
+    """Start a store whose data live in `directory`, which no other may be using. Raises NoStore.
+
+    `preexec` runs in the child before it becomes the server.
+    """
     server = find_server()
     directory.mkdir(parents=True, exist_ok=True)
     lock = (directory / "lock").open("w")
@@ -71,23 +78,27 @@ async def start_embedded(
     except OSError:
         lock.close()
         raise NoStore(f"Another Millstream runs its store in {directory}. Stop it, or choose another --data.") from None
-    port = port or free_port()
+    port = free_port()
     options = {
         "port": port, "bind": "127.0.0.1", "dir": str(directory), "daemonize": "no", "loglevel": "warning",
         "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
-        "logfile": str(directory / "store.log"),
+        "logfile": str(directory.absolute() / "store.log"),
     }  # fmt: skip
-    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    process = await asyncio.create_subprocess_exec(
-        server, *arguments, stdin=asyncio.subprocess.DEVNULL, start_new_session=True, preexec_fn=preexec
-    )
-    store = EmbeddedStore(process, f"redis://127.0.0.1:{port}/0", directory, lock)
+    arguments = [server, *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+    process = await _start(arguments, preexec)
+    store = EmbeddedStore(process, f"redis://127.0.0.1:{port}/0", directory, arguments, lock)
     try:
         await _answers(store)
     except NoStore:
         await store.stop()
         raise
     return store
+
+
+async def _start(arguments: list[str], preexec: Callable[[], None] | None) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *arguments, stdin=asyncio.subprocess.DEVNULL, start_new_session=True, preexec_fn=preexec
+    )
 
 
 async def _answers(store: EmbeddedStore) -> None:
