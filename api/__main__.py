@@ -1,7 +1,7 @@
 """`python -m api`: run one API process."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from pydantic import ValidationError
@@ -27,8 +27,9 @@ def api(
     port: Annotated[int, Parameter(help="the port to listen on")] = 8000,
     redis: Annotated[str | None, Parameter(help="the store; overrides MILLSTREAM_REDIS_URL")] = None,
 ) -> int:
+    given: dict[str, Any] = {} if redis is None else {"redis_url": redis}
     try:
-        settings = ApiSettings(**({} if redis is None else {"redis_url": redis}))  # type: ignore[arg-type]
+        settings = ApiSettings(**given)
     except ValidationError as error:
         print(explain(error), file=sys.stderr)
         return 2

@@ -19,7 +19,9 @@ from shared.store import Store
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
-    """The API as an app. `app.state.drain()` starts the drain: no new jobs, every socket told to reconnect and closed."""
+    """The API as an app. `app.state.drain()` starts the drain: no new jobs, every socket told to reconnect and
+    closed.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

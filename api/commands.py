@@ -1,4 +1,6 @@
-"""What a client can ask for, whatever the transport: each command checks, asks the store, and answers or raises a Problem."""
+"""What a client can ask for, whatever the transport: each command checks, asks the store, and answers or raises a
+Problem.
+"""
 
 import hashlib
 import time
@@ -32,7 +34,9 @@ class Commands:
     async def submit(self, owner: str, request: Submit, job: str, *, follow: bool = True) -> Submitted:
         """Accept a job under the id `job`. `follow`: this node wants to hear of it."""
         if self.draining:
-            raise Problem("draining", "This server is restarting; connect again and repeat the request.", retry_after_s=1)
+            raise Problem(
+                "draining", "This server is restarting; connect again and repeat the request.", retry_after_s=1
+            )
         await self._know(request.analysis)
         entry = self.catalog.find(request.analysis)
         entry.check(request.params)
@@ -111,7 +115,11 @@ def _found(job: str, found: T | None) -> T:
 
 def _body(analysis: str, params: dict[str, Any]) -> bytes:
     """The job as arq writes it (see worker/body.py)."""
-    return b'{"t":null,"f":%b,"a":[],"k":%b,"et":%d}' % (to_json(analysis), to_json(params), time.time_ns() // 1_000_000)
+    return b'{"t":null,"f":%b,"a":[],"k":%b,"et":%d}' % (
+        to_json(analysis),
+        to_json(params),
+        time.time_ns() // 1_000_000,
+    )
 
 
 def _fingerprint(request: Submit) -> str:

@@ -34,8 +34,8 @@ async def stream_file(
 async def open_below(directory: Path, path: str) -> AsyncBufferedReader:
     """Open a regular file below `directory`. HTTPException 404 for everything else, as if it were not there.
 
-    Each step of the path is opened relative to the one before it and may not be a symbolic link, so neither the path nor a
-    change to the directory meanwhile can lead outside.
+    Each step of the path is opened relative to the one before it and may not be a symbolic link, so neither the path
+    nor a change to the directory meanwhile can lead outside.
     """
     parts = path.split("/")
     try:

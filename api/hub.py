@@ -1,14 +1,15 @@
 """Who follows which job here, and the slow reader's way back to the log. No I/O.
 
-A follower is one reader's place in one job's log. It is in one of four states, and every change of state is in this file:
+A follower is one reader's place in one job's log. It is in one of four states, and every change of state is in this
+file:
 
     PENDING ── start ──▶ LIVE ──▶ DONE          LIVE: hears each event as it is published
                           │ ▲                   BEHIND: hears nothing, reads the log page by page
           full, or a hole ▼ │ caught up         DONE: has had the last event
                          BEHIND ──▶ DONE
 
-A live event is taken only when it continues the follower's place without a hole; whatever does not fit (a reader that is full,
-an event that was missed, a connection that broke) makes it BEHIND, and the log makes it whole again.
+A live event is taken only when it continues the follower's place without a hole; whatever does not fit (a reader that
+is full, an event that was missed, a connection that broke) makes it BEHIND, and the log makes it whole again.
 """
 
 from collections.abc import Callable
@@ -95,8 +96,8 @@ class Follower:
     def read(self, page: Page | None) -> None:
         """What the log holds after the cursor (None: the job is gone). Still BEHIND afterwards: ask again.
 
-        It is LIVE again once it has all of the log and nothing was published while the log was being read. What was heard of
-        before that and is not in the log was lost by the store.
+        It is LIVE again once it has all of the log and nothing was published while the log was being read. What was
+        heard of before that and is not in the log was lost by the store.
         """
         if self.state is not State.BEHIND:
             return

@@ -35,8 +35,6 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
-        errors = [
-            {"pointer": "/" + "/".join(map(str, item["loc"])), "detail": item["msg"]} for item in error.errors()
-        ]
+        errors = [{"pointer": "/" + "/".join(map(str, item["loc"])), "detail": item["msg"]} for item in error.errors()]
         text = "; ".join(f"{item['pointer'][1:]}: {item['detail']}" for item in errors[:5])
         return problem_response(Problem("invalid_params", f"{text}.", errors), request.url.path)

@@ -1,8 +1,8 @@
 """From Redis to the hub: one pub/sub connection a process, and what to do when it drops.
 
-What is published while the connection is down is not lost: it is in the logs. So when it is back, every follower reads its log,
-which also puts this node back on the lists of watchers. And because the *last* event of a log leaves no hole that a later one
-could show, the ends of quiet logs are compared with the store every few seconds.
+What is published while the connection is down is not lost: it is in the logs. So when it is back, every follower
+reads its log, which also puts this node back on the lists of watchers. And because the *last* event of a log leaves
+no hole that a later one could show, the ends of quiet logs are compared with the store every few seconds.
 """
 
 import asyncio

@@ -60,7 +60,7 @@ def make_server(settings: ApiSettings, host: str, port: int) -> Server:
         ws_max_size=settings.max_body_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=20,
-        # A reader that is slow, or that we do not read from for now, cannot answer in time: TCP says when a peer is gone.
+        # A reader that is slow, or that we do not read from for now, cannot answer in time: TCP says when it is gone.
         ws_ping_timeout=None,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         log_config=None,

@@ -1,7 +1,8 @@
 """What one socket may do next: frames in, commands out; answers and events in, frames out. No I/O.
 
-There are two kinds of session, one for each mode of `/ws`. Both are readers of the hub, and both bound what they hold: `full` says
-when to stop reading from the socket; a follower whose event finds no room is read from the log when there is room again.
+There are two kinds of session, one for each mode of `/ws`. Both are readers of the hub, and both bound what they
+hold: `full` says when to stop reading from the socket; a follower whose event finds no room is read from the log when
+there is room again.
 """
 
 from collections import deque
@@ -84,6 +85,12 @@ class Session(Reader, Protocol):
 
     def refuse(self, command: Command, problem: Problem) -> None: ...
 
+    def submitted_as(self, command: Command, job: str) -> None:
+        """The store knew the request already: it is this job, which counts in place of the new one."""
+
+    def leave(self, follower: Follower) -> None:
+        """The socket has nothing more to do with this job."""
+
     def next_frame(self) -> str | None: ...
 
     def next_behind(self) -> Follower | None:
@@ -109,7 +116,9 @@ class RpcSession:
 
     @property
     def full(self) -> bool:
-        return self._commands >= self._bounds.commands or len(self._outbox) >= self._bounds.events + self._bounds.commands
+        return (
+            self._commands >= self._bounds.commands or len(self._outbox) >= self._bounds.events + self._bounds.commands
+        )
 
     @property
     def idle(self) -> bool:
@@ -140,7 +149,9 @@ class RpcSession:
         return Command(call.method, call.params, job, call.id, call.expects_reply, exchange)
 
     def receive_binary(self) -> int | None:
-        self._outbox.append(encode_error(None, Problem("parse_error", "JSON-RPC comes in text frames; this was binary.")))
+        self._outbox.append(
+            encode_error(None, Problem("parse_error", "JSON-RPC comes in text frames; this was binary."))
+        )
         self._wake()
         return None
 
@@ -168,7 +179,6 @@ class RpcSession:
             self._wake()
 
     def submitted_as(self, command: Command, job: str) -> None:
-        """The store knew the request already: it is this job's, which counts in place of the new one."""
         self._in_flight.discard(command.job)
         self._in_flight.add(job)
 
@@ -196,7 +206,6 @@ class RpcSession:
         self._wake()
 
     def leave(self, follower: Follower) -> None:
-        """The socket has nothing more to do with this job."""
         self._in_flight.discard(follower.job)
         self.cancel_on_leave.discard(follower.job)
         if self.followers.get(follower.job) is follower:
@@ -238,9 +247,7 @@ class Slot:
 class PlainSession:
     """No subprotocol: each frame is a job, and each is answered by one frame, in their order."""
 
-    def __init__(
-        self, analysis: str, bounds: Bounds, new_job_id: Callable[[], str], wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, analysis: str, bounds: Bounds, new_job_id: Callable[[], str], wake: Callable[[], None]) -> None:
         self.followers: dict[str, Follower] = {}
         self.cancel_on_leave: set[str] = set()
         self._analysis = analysis

@@ -10,12 +10,22 @@ from shared.settings import Settings
 class ApiSettings(Settings):
     data_dir: Path = Field(Path("data"), description="the directory whose files are served")
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="bytes in one frame or request body")
-    connections: int = Field(20_000, ge=1, description="sockets open at a time; the next is told to come back later (1013)")
+    connections: int = Field(
+        20_000, ge=1, description="sockets open at a time; the next is told to come back later (1013)"
+    )
     connection_in_flight: int = Field(1000, ge=1, description="jobs of one socket that may wait or run")
     reader_events: int = Field(256, ge=1, description="events held for one reader before it reads from the log instead")
-    reader_bytes: int = Field(1024 * 1024, ge=1024, description="bytes held for one reader before it reads from the log")
-    max_attempts: int = Field(3, ge=1, description="attempts of a job where nothing else is said; only lost workers cost one")
-    check_s: float = Field(3, gt=0, description="how often the ends of followed logs are compared with the store, in seconds")
+    reader_bytes: int = Field(
+        1024 * 1024, ge=1024, description="bytes held for one reader before it reads from the log"
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="attempts of a job where nothing else is said; only lost workers cost one"
+    )
+    check_s: float = Field(
+        3, gt=0, description="how often the ends of followed logs are compared with the store, in seconds"
+    )
     drain_s: float = Field(10, gt=0, description="on SIGTERM, how long open sockets and streams have to end")
-    reconnect_ms: int = Field(2000, ge=0, description="a draining server tells its clients to reconnect within this time")
+    reconnect_ms: int = Field(
+        2000, ge=0, description="a draining server tells its clients to reconnect within this time"
+    )
     origins: str = Field("", description="browser origins that may open a socket beside the same one, comma-separated")

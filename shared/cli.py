@@ -43,7 +43,9 @@ def demo(
     port: Port = 8000,
     workers: Workers = 2,
     data: Data = Path("data"),
-    exit: Annotated[bool, Parameter(help="end after the tour, with 0 when all went well and 1 otherwise", negative="")] = False,
+    exit: Annotated[
+        bool, Parameter(help="end after the tour, with 0 when all went well and 1 otherwise", negative="")
+    ] = False,
 ) -> int:
     """Run everything, and a tour of the main job on real text over real sockets."""
     supervisor = Supervisor("127.0.0.1", port, max(2, workers), data, settings={"MILLSTREAM_LEASE_S": "2"})

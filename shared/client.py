@@ -6,8 +6,9 @@
             print(event["type"], event["data"])
         print(job.result)
 
-A connection that breaks is made again, and every job that is being watched goes on from its cursor: no event is missed and none
-comes twice. A submit whose reply got lost is sent again with the same idempotency key, so it is one job.
+A connection that breaks is made again, and every job that is being watched goes on from its cursor: no event is
+missed and none comes twice. A submit whose reply got lost is sent again with the same idempotency key, so it is one
+job.
 """
 
 import asyncio
@@ -184,7 +185,14 @@ class Client:
             try:
                 await self._call("job.attach", _attach(job))
             except RequestFailed as error:
-                job.heard({"job": job.id, "cursor": job.cursor, "type": "failed", "data": {"error": {"message": error.detail}}})
+                job.heard(
+                    {
+                        "job": job.id,
+                        "cursor": job.cursor,
+                        "type": "failed",
+                        "data": {"error": {"message": error.detail}},
+                    }
+                )
                 self._jobs.pop(job.id, None)
 
     def _receive(self, message: dict[str, Any]) -> None:

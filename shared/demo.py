@@ -155,5 +155,3 @@ def _whole(events: list[Event]) -> None:
 def _must(condition: bool, otherwise: str) -> None:
     if not condition:
         raise Wrong(otherwise)
-
-

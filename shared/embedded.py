@@ -113,4 +113,4 @@ async def _answers(store: EmbeddedStore) -> None:
             await asyncio.sleep(0.05)
         raise NoStore(f"The embedded store did not answer within 30 s; see {store.directory / 'store.log'}.")
     finally:
-        await client.aclose()  # type: ignore[attr-defined]
+        await client.aclose()

@@ -1,8 +1,8 @@
 """Events, the immutable entries of a job's log, and cursors, which name places in it. No I/O.
 
-On its way through the store an event is one byte string: a line `seq at attempt type`, a line with the job's id, and the
-data as JSON. In the log the second line is left out. Nothing on the way parses the data: it is copied as it is into
-what the client gets.
+On its way through the store an event is one byte string: a line `seq at attempt type`, a line with the job's id, and
+the data as JSON. In the log the second line is left out. Nothing on the way parses the data: it is copied as it is
+into what the client gets.
 """
 
 import json

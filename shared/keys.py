@@ -10,7 +10,7 @@
 | `ms:worker:<id>` | one worker's last heartbeat (JSON) | three leases |
 | `ms:workers` | ids of workers by last heartbeat (sorted set) | for ever; trimmed at each heartbeat |
 | `ms:analyses` | what workers have advertised (hash) | for ever; one field an analysis |
-| `arq:queue…` | arq's queue (sorted set): score = when due; while a job runs, the end of its lease | for ever; bounded by depth |
+| `arq:queue…` | arq's queue (sorted set): score = when due, or the end of the lease | for ever; bounded by depth |
 | `arq:job:<id>` | arq's job body | overall time to live, gone at the end |
 | `arq:in-progress:<id>` | the token that owns the job | one lease |
 | `arq:retry:<id>` | arq's count of tries; only stock workers write it | arq's own |
@@ -38,11 +38,7 @@ RESULT = "arq:result:"
 QUEUE = "arq:queue"
 
 #: The names that the scripts in lua/ may use for these.
-IN_LUA = {
-    name: value
-    for name, value in dict(globals()).items()
-    if name.isupper() and isinstance(value, str)
-}
+IN_LUA = {name: value for name, value in dict(globals()).items() if name.isupper() and isinstance(value, str)}
 
 PRIORITIES = ("high", "default", "low")
 

@@ -1,8 +1,8 @@
 """One connection to the store, shared by a whole process: every call of one loop tick leaves in one write.
 
-redis-py connects (URL, TLS, authentication, database); from then on this module owns the stream, because redis-py's cost is
-per round trip and this one's is per byte: calls are packed into a buffer that is written once a tick, and replies are
-handed out in order as they come. Nothing waits for the reply of another call.
+redis-py connects (URL, TLS, authentication, database); from then on this module owns the stream, because redis-py's
+cost is per round trip and this one's is per byte: calls are packed into a buffer that is written once a tick, and
+replies are handed out in order as they come. Nothing waits for the reply of another call.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class Pipeline:
         self._closed = False
 
     async def open(self, timeout_s: float | None = None) -> "Pipeline":
-        """Connect, and keep connected until `close`. Raises StoreUnavailable when that takes longer than `timeout_s`."""
+        """Connect, and stay connected until `close`. Raises StoreUnavailable after `timeout_s` seconds."""
         self._keeper = asyncio.create_task(self._keep_connected(), name=f"pipeline {self._name}")
         try:
             async with asyncio.timeout(timeout_s):
@@ -75,8 +75,8 @@ class Pipeline:
     def call(self, *arguments: Argument) -> asyncio.Future[Reply]:
         """Send a command; the future holds its reply.
 
-        Raises StoreUnavailable (from the future) when there is no connection or it breaks before the reply: the command may
-        then have been carried out or not. A Redis error reply is raised as `hiredis.ReplyError`.
+        Raises StoreUnavailable (from the future) when there is no connection or it breaks before the reply: the
+        command may then have been carried out or not. A Redis error reply is raised as `hiredis.ReplyError`.
         """
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self._writer is None:
@@ -103,9 +103,9 @@ class Pipeline:
     async def _keep_connected(self) -> None:
         failures = 0
         while not self._closed:
-            connection: Connection = self._pool.make_connection()  # type: ignore[assignment]
+            connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 failures = 0
                 await self._serve(connection)
                 log.warning("connection to the store broke", url=shown(self.url), connection=self._name)

@@ -29,9 +29,7 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        return Limits(
-            self.queue_depth, self.owner_in_flight, self.log_events, self.log_bytes, self.keep_s, self.life_s
-        )
+        return Limits(self.queue_depth, self.owner_in_flight, self.log_events, self.log_bytes, self.keep_s, self.life_s)
 
 
 def settings_table(settings: type[Settings]) -> str:
@@ -51,5 +49,6 @@ def _shown_default(value: Any) -> str:
 def explain(error: ValidationError) -> str:
     """A line for each setting that is wrong: its variable, what it was, what is expected."""
     return "\n".join(
-        f"MILLSTREAM_{'_'.join(map(str, item['loc'])).upper()}={item['input']}: {item['msg']}" for item in error.errors()
+        f"MILLSTREAM_{'_'.join(map(str, item['loc'])).upper()}={item['input']}: {item['msg']}"
+        for item in error.errors()
     )

@@ -1,7 +1,7 @@
 """The typed face of the scripts in lua/: each transition of a job is one script, one round trip, atomic.
 
-Calls wait through a short outage of the store and are then made again: every script that changes something gives the same
-answer, and does nothing more, when it is called a second time. What cannot be repeated safely says so.
+Calls wait through a short outage of the store and are then made again: every script that changes something gives the
+same answer, and does nothing more, when it is called a second time. What cannot be repeated safely says so.
 """
 
 import asyncio
@@ -140,7 +140,7 @@ class Store:
     async def close(self) -> None:
         await self.pipeline.close()
 
-    async def _on_connect(self, pipeline: Pipeline) -> None:
+    async def _on_connect(self, _: Pipeline) -> None:
         await self._load()
         if self._prepare:
             await self._prepare(self)
@@ -284,9 +284,7 @@ class Store:
 
     async def finish(self, job: Claimed, status: str, data: bytes, arq_result: bytes = b"") -> None:
         """End a job. Raises LeaseLost."""
-        reply = await self.run(
-            "finish", (), job.id, job.token, status, data, _ms(self.limits.keep_s), arq_result
-        )
+        reply = await self.run("finish", (), job.id, job.token, status, data, _ms(self.limits.keep_s), arq_result)
         if reply == b"lost":
             raise LeaseLost(job.id)
 

@@ -1,4 +1,4 @@
-"""A whole Millstream on one machine: an embedded store, an API, some workers, as child processes that are kept alive."""
+"""A whole Millstream on one machine: store, API and workers as child processes that are kept running."""
 
 import asyncio
 import ctypes
@@ -55,7 +55,8 @@ class Child:
 class Supervisor:
     """Start everything with `start()`, keep it running with `run()`, end it with `stop()`.
 
-    `redis_url` None: an embedded store, whose data are kept below `data`. `say` gets a line for each thing worth knowing.
+    `redis_url` None: an embedded store, whose data are kept below `data`. `say` gets a line for each thing worth
+    knowing.
     """
 
     host: str
@@ -189,7 +190,9 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise CannotRun(f"Port {port} of {host} cannot be had ({error.strerror}). Choose another with --port.") from None
+            raise CannotRun(
+                f"Port {port} of {host} cannot be had ({error.strerror}). Choose another with --port."
+            ) from None
 
 
 def ending(code: int) -> str:

@@ -1,8 +1,7 @@
 """`python -m worker`: run one worker."""
 
-import asyncio
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import uvloop
 from cyclopts import App, Parameter
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from shared.settings import explain, settings_table
 from shared.telemetry import set_up_logging
-from worker.app import serve
+from worker.app import load_analyses, serve
 from worker.settings import WorkerSettings
 
 app = App(
@@ -28,18 +27,19 @@ def worker(
     redis: Annotated[str | None, Parameter(help="the store; overrides MILLSTREAM_REDIS_URL")] = None,
     analyses: Annotated[str | None, Parameter(help="modules to load; overrides MILLSTREAM_ANALYSES")] = None,
 ) -> int:
-    given = {"redis_url": redis, "analyses": analyses}
+    given: dict[str, Any] = {"redis_url": redis, "analyses": analyses}
     try:
-        settings = WorkerSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        settings = WorkerSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         print(explain(error), file=sys.stderr)
         return 2
     set_up_logging(settings.log_level, tier="worker")
     try:
-        uvloop.run(serve(settings))
+        found = load_analyses(settings.analyses)
     except (ImportError, TypeError) as error:
         print(f"The analyses cannot be loaded. {error}", file=sys.stderr)
         return 2
+    uvloop.run(serve(settings, found))
     return 0
 
 

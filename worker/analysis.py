@@ -10,8 +10,8 @@
         await ctx.emit({"word": word, "count": count})    # a chunk
         return result
 
-Type hints become the JSON Schema, the docstring the description. An async generator is an analysis too: each `yield` is a
-chunk, and the result is null unless `ctx.result(value)` was called.
+Type hints become the JSON Schema, the docstring the description. An async generator is an analysis too: each `yield`
+is a chunk, and the result is null unless `ctx.result(value)` was called.
 """
 
 import inspect
@@ -33,7 +33,9 @@ class Final(Exception):
 
 
 class Retry(Exception):
-    """Raise it to be run again, while attempts are left, after `delay_s` seconds (absent: an increasing random delay)."""
+    """Raise it to be run again, while attempts are left, after `delay_s` seconds (absent: an increasing random
+    delay).
+    """
 
     def __init__(self, message: str = "The analysis asked to be run again.", *, delay_s: float | None = None) -> None:
         super().__init__(message)
@@ -103,9 +105,10 @@ def analysis(
 ) -> Callable[[F], F]:
     """Make an `async def` (a coroutine or an async generator) an analysis.
 
-    `name`: what clients call it (default: the function's name). `timeout`: seconds that one attempt may take (default: the
-    worker's). `max_attempts`: with it a failed attempt is tried again until so many were made; without it a failure is final,
-    and only attempts that were lost with their worker are made again. `queue`: whose workers run it.
+    `name`: what clients call it (default: the function's name). `timeout`: seconds that one attempt may take
+    (default: the worker's). `max_attempts`: with it a failed attempt is tried again until so many were made; without
+    it a failure is final, and only attempts that were lost with their worker are made again. `queue`: whose workers
+    run it.
 
     Raises TypeError at once for a function that cannot be an analysis.
     """
@@ -127,6 +130,8 @@ def _describe(
             f"{label} is a plain def. An analysis must be an 'async def' for now: a plain one would stop every other "
             "job of its worker while it computes. Wrap what blocks in 'await asyncio.to_thread(...)'."
         )
+    if not inspect.signature(function).parameters:
+        raise TypeError(f"{label}: the first parameter must be the context (ctx: Context).")
     if timeout is not None and timeout <= 0:
         raise TypeError(f"{label}: timeout must be more than 0 seconds, not {timeout}.")
     if max_attempts is not None and max_attempts < 1:
@@ -148,8 +153,8 @@ def _describe(
 
 
 def _params_model(function: Callable[..., Any], hints: dict[str, Any], label: str) -> type[BaseModel]:
-    first, *rest = inspect.signature(function).parameters.values() or [None]
-    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+    first, *rest = inspect.signature(function).parameters.values()
+    if first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
         raise TypeError(f"{label}: the first parameter must be the context (ctx: Context).")
     fields: dict[str, Any] = {}
     for parameter in rest:

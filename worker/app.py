@@ -26,7 +26,8 @@ def worker_name() -> str:
 def load_analyses(modules: str) -> dict[str, Analysis]:
     """The analyses of the entry-point group `millstream.analyses` and of the named modules.
 
-    Raises ImportError for a module that is not there, TypeError for what cannot be an analysis or for a name given twice.
+    Raises ImportError for a module that is not there, TypeError for what cannot be an analysis or for a name given
+    twice.
     """
     found: dict[str, Analysis] = {}
     names = [entry.value for entry in entry_points(group="millstream.analyses")]
@@ -41,9 +42,8 @@ def load_analyses(modules: str) -> dict[str, Analysis]:
     return found
 
 
-async def serve(settings: WorkerSettings) -> None:
+async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None:
     """Run one worker until SIGTERM or SIGINT; a second signal ends it at once."""
-    analyses = load_analyses(settings.analyses)
     mine = {name: analysis for name, analysis in analyses.items() if analysis.queue == settings.queue}
     name = worker_name()
     advertised = {key: analysis.advertisement(settings.timeout_s) for key, analysis in mine.items()}

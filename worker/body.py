@@ -1,4 +1,5 @@
-"""arq's job format: what a job's body says, and the result that a stock arq client waits for. JSON or msgpack, never pickle.
+"""arq's job format: what a job's body says, and the result that a stock arq client waits for. JSON or msgpack, never
+pickle.
 
 A body is `{"t": try, "f": function, "a": args, "k": kwargs, "et": enqueue time}` (arq 0.28, jobs.serialize_job).
 """
@@ -39,7 +40,9 @@ def read_body(data: bytes) -> Body:
     return body
 
 
-def arq_result(body: Body, *, id: str, attempt: int, success: bool, value: Any, started_ms: int, ended_ms: int) -> bytes:
+def arq_result(
+    body: Body, *, id: str, attempt: int, success: bool, value: Any, started_ms: int, ended_ms: int
+) -> bytes:
     """The result of a job as arq keeps it (arq 0.28, jobs.serialize_result), in the codec of its body."""
     result = {
         "t": attempt, "f": body.function, "a": body.args, "k": body.kwargs, "et": body.enqueued_ms, "s": success,

@@ -1,8 +1,8 @@
 """The engine: an arq worker whose claiming, leasing and ending are scripts of our own on arq's own keys.
 
-What is left of arq.Worker: `main()` and its loop, the slots, the tasks, the counters, the function table, `close()`. What is
-replaced: `_poll_iteration` (it claims, then waits for the bell) and `run_job` (it runs an attempt). The signatures of both, and
-of what they touch, are held by tests/unit/test_arq_contract.py.
+What is left of arq.Worker: `main()` and its loop, the slots, the tasks, the counters, the function table, `close()`.
+What is replaced: `_poll_iteration` (it claims, then waits for the bell) and `run_job` (it runs an attempt). The
+signatures of both, and of what they touch, are held by tests/unit/test_arq_contract.py.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class Engine(Worker):
             stall_s=settings.stall_s,
             slots=settings.max_jobs,
             queue=settings.queue,
-            on_lost=lambda id, token: self.loop.call_soon_threadsafe(self.stop, id, token, Stop.LOST) and None,
+            on_lost=self._lose,
         )
 
     async def main(self) -> None:
@@ -162,6 +162,11 @@ class Engine(Worker):
             attempt.stop(why)
         elif why is Stop.LOST:
             self.leases.held.discard((id, token))
+
+    def _lose(self, id: str, token: str) -> None:
+        """Called by the heartbeat's thread."""
+        with suppress(RuntimeError):  # the loop may have ended already
+            self.loop.call_soon_threadsafe(self.stop, id, token, Stop.LOST)
 
     async def _listen(self, pipeline: Pipeline) -> None:
         pipeline.send("SUBSCRIBE", keys.STOP + self.name)

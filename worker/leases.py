@@ -1,5 +1,5 @@
-"""The heartbeat: renews the leases of running jobs, from a thread with a connection of its own, so that an event loop that is
-busy does not lose them. A watchdog keeps a loop that hangs from holding them for ever.
+"""The heartbeat: renews the leases of running jobs, from a thread with a connection of its own, so that an event loop
+that is busy does not lose them. A watchdog keeps a loop that hangs from holding them for ever.
 """
 
 import os

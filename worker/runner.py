@@ -54,8 +54,8 @@ class Failure:
 class Attempt:
     """The running attempt, which is also the analysis' context.
 
-    Events are written in groups: while one call to the store is under way, those that follow are gathered for the next. An
-    analysis that is faster than the store waits once the buffer is full.
+    Events are written in groups: while one call to the store is under way, those that follow are gathered for the
+    next. An analysis that is faster than the store waits once the buffer is full.
     """
 
     def __init__(self, job: Claimed, store: Store, settings: WorkerSettings, worker: str) -> None:

@@ -1,4 +1,6 @@
-"""The analyses that come in the box. They know `worker.analysis` and their own libraries, and nothing else of Millstream."""
+"""The analyses that come in the box. They know `worker.analysis` and their own libraries, and nothing else of
+Millstream.
+"""
 
 from worker.analyses.process import process
 from worker.analyses.text import stats

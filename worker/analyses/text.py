@@ -1,7 +1,7 @@
 """Figures of a text, block by block: the example of an analysis that streams.
 
-Blocks are cut where no word, line break or sentence end can lie across the cut, and `Tally` remembers what goes on from one
-block into the next. The figures are therefore the same for every block size.
+Blocks are cut where no word, line break or sentence end can lie across the cut, and `Tally` remembers what goes on
+from one block into the next. The figures are therefore the same for every block size.
 """
 
 import asyncio
@@ -173,17 +173,15 @@ async def stats(
     character is a word of its own. Upper and lower case are one word. A sentence has words and ends with . ! ? before
     space, with a full stop of East Asia or India, at a blank line or with the text; "Mr. Fox" is mistaken for two.
 
-    Reading ease (Flesch 1948) is about 0 (hard) to 100 (easy), the grade (Kincaid et al. 1975) a US school year. Both are
-    made for English, from words per sentence and syllables per word. Syllables are estimated: the groups of vowels
-    (a e i o u y) of a word without a silent final e, es or ed, and at least 1.
+    Reading ease (Flesch 1948) is about 0 (hard) to 100 (easy), the grade (Kincaid et al. 1975) a US school year. Both
+    are made for English, from words per sentence and syllables per word. Syllables are estimated: the groups of
+    vowels (a e i o u y) of a word without a silent final e, es or ed, and at least 1.
     """
     tally = Tally(top)
     points = cuts(text, block_chars)
     for number, (start, end) in enumerate(pairwise(points), start=1):
         tally.add(text[start:end])
-        await ctx.emit(
-            Partial(number, len(points) - 1, tally.characters, tally.words, tally.lines, tally.top_words())
-        )
+        await ctx.emit(Partial(number, len(points) - 1, tally.characters, tally.words, tally.lines, tally.top_words()))
         await ctx.progress(end, len(text))
         await asyncio.sleep(0)  # let other jobs run
     return tally.stats()
