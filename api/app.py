@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 
+import structlog
 from fastapi import FastAPI, Query, Response
 from starlette.routing import WebSocketRoute
 
@@ -16,6 +17,8 @@ from api.settings import ApiSettings
 from api.websocket import Sockets
 from shared.errors import Problem
 from shared.store import Store
+
+log = structlog.get_logger("millstream.api")
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
@@ -38,6 +41,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
         app.state.drain = drain
         await store.open()
+        for doubt in await store.doubts():
+            log.warning("this store does not keep everything", doubt=doubt)
         await relay.open()
         refreshing = asyncio.create_task(_keep_catalog(commands))
         try:

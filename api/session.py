@@ -66,6 +66,7 @@ class Session(Reader, Protocol):
 
     followers: dict[str, Follower]
     cancel_on_leave: set[str]
+    waits_for_room: bool  # where nothing can be refused, a job waits until the queue takes it
 
     @property
     def full(self) -> bool:
@@ -101,6 +102,8 @@ class Session(Reader, Protocol):
 
 class RpcSession:
     """`millstream.v1`: JSON-RPC 2.0, many jobs, their events mixed."""
+
+    waits_for_room = False
 
     def __init__(self, bounds: Bounds, new_job_id: Callable[[], str], wake: Callable[[], None]) -> None:
         self.followers: dict[str, Follower] = {}
@@ -246,6 +249,8 @@ class Slot:
 
 class PlainSession:
     """No subprotocol: each frame is a job, and each is answered by one frame, in their order."""
+
+    waits_for_room = True
 
     def __init__(self, analysis: str, bounds: Bounds, new_job_id: Callable[[], str], wake: Callable[[], None]) -> None:
         self.followers: dict[str, Follower] = {}

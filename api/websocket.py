@@ -17,13 +17,14 @@ from api.session import Bounds, Command, PlainSession, RpcSession, Session
 from shared.errors import Problem, StoreUnavailable
 from shared.events import START
 from shared.messages import Attach, Cancel, Submit, read_cursor
-from shared.store import new_job_id
+from shared.store import Submitted, new_job_id
 
 log = structlog.get_logger("millstream.api")
 
 PROTOCOL = "millstream.v1"
 BEARER = "bearer."
 OVERLOADED, RESTARTING = 1013, 1012
+ROOM = ("queue_full", "too_many_in_flight", "rate_limited")  # there will be room again
 
 
 class Sockets:
@@ -156,7 +157,7 @@ class Socket:
         request: Submit = command.params
         follower = self._follow(command.job, request.events == "terminal")
         try:
-            submitted = await self._commands.submit(self._owner, request, command.job)
+            submitted = await self._accepted(request, command.job)
         except BaseException:
             self._unfollow(follower)
             raise
@@ -186,6 +187,16 @@ class Socket:
                 self._hub.drop_if_done(follower)
 
         self.session.answer(command, result, start)
+
+    async def _accepted(self, request: Submit, job: str) -> Submitted:
+        """Submit; in plain mode a full queue is waited for, so that the client feels it as backpressure."""
+        while True:
+            try:
+                return await self._commands.submit(self._owner, request, job)
+            except Problem as problem:
+                if self._left or not self.session.waits_for_room or problem.slug not in ROOM:
+                    raise
+            await asyncio.sleep(random.uniform(0.05, 0.15))
 
     async def _attach(self, command: Command) -> None:
         request: Attach = command.params

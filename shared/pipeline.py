@@ -113,6 +113,9 @@ class Pipeline:
                 failures += 1
                 if failures == 1:
                     log.warning("store unreachable", url=shown(self.url), connection=self._name, error=str(error))
+            except Exception:
+                failures += 1
+                log.exception("a reply could not be handled", connection=self._name)
             finally:
                 self.connected.clear()
                 self._writer = None

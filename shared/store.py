@@ -149,6 +149,20 @@ class Store:
         scripts = self._scripts.values()
         await asyncio.gather(*(self.pipeline.call("SCRIPT", "LOAD", script.text) for script in scripts))
 
+    async def doubts(self) -> list[str]:
+        """What about this store does not keep the promise that nothing accepted is lost."""
+        try:
+            reply = await self.pipeline.call("CONFIG", "GET", "maxmemory-policy", "appendonly")
+        except (hiredis.ReplyError, StoreUnavailable):
+            return []  # a hosted store may not say
+        found = dict(zip(reply[::2], reply[1::2], strict=True))
+        doubts = []
+        if found.get(b"maxmemory-policy", b"noeviction") != b"noeviction":
+            doubts.append("maxmemory-policy is not noeviction: the store may throw jobs away when its memory is full")
+        if found.get(b"appendonly", b"yes") != b"yes":
+            doubts.append("appendonly is not yes: jobs are lost when the store is restarted")
+        return doubts
+
     async def run(self, name: str, keys_: Sequence[str], *arguments: Argument, patience_s: float | None = None) -> Any:
         """Run a script. Raises StoreUnavailable when the store stays away for longer than `patience_s`."""
         script = self._scripts[name]

@@ -56,6 +56,8 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
     )
     log.info("worker starting", worker=name, store=shown(settings.redis_url), analyses=sorted(mine))
     await store.open()
+    for doubt in await store.doubts():
+        log.warning("this store does not keep everything", doubt=doubt)
     engine = Engine(settings, mine, store, name)
     loop = asyncio.get_running_loop()
     draining: list[asyncio.Task[None]] = []

@@ -127,7 +127,9 @@ class Engine(Worker):
     def _ended(self, key: str, job: Claimed) -> None:
         self.leases.held.discard((job.id, job.token))
         self.attempts.pop((job.id, job.token), None)
-        self.tasks.pop(key).result()  # an error here is a defect of ours: let it end the worker, loudly
+        task = self.tasks.pop(key)
+        if not task.cancelled() and (error := task.exception()):  # a defect of ours: the lease will run out
+            log.error("attempt failed unexpectedly", job=job.id, exc_info=error)
         self._release_sem_dec_counter_on_complete()
         self._slot_freed.set()
 
