@@ -1,0 +1,43 @@
+"""What a user can meet stands in the docs: settings, methods, event types, error slugs, close codes."""
+
+from pathlib import Path
+
+import pytest
+
+from api.settings import ApiSettings
+from shared.errors import KINDS
+from shared.events import TYPES
+from shared.messages import METHODS
+from worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parents[2]
+PROTOCOL = (ROOT / "docs/protocol.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted({*ApiSettings.model_fields, *WorkerSettings.model_fields}))
+def test_the_readme_names_each_setting_with_its_meaning(name: str) -> None:
+    field = {**WorkerSettings.model_fields, **ApiSettings.model_fields}[name]
+    assert f"| `MILLSTREAM_{name.upper()}` | {field.description} |" in README
+
+
+@pytest.mark.parametrize("type_", sorted(TYPES))
+def test_the_protocol_describes_each_event_type(type_: str) -> None:
+    assert f"| `{type_}` |" in PROTOCOL
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_protocol_describes_each_method_with_its_parameters(method: str) -> None:
+    row = next(line for line in PROTOCOL.splitlines() if line.startswith(f"| `{method}` |"))
+    for parameter in METHODS[method].model_fields:
+        assert f"`{parameter}`" in row
+
+
+@pytest.mark.parametrize("slug", sorted(KINDS))
+def test_the_protocol_lists_each_error_with_its_codes(slug: str) -> None:
+    assert f"| `{slug}` | {KINDS[slug].code} | {KINDS[slug].status} |" in PROTOCOL
+
+
+def test_every_decision_and_document_is_linked_or_numbered() -> None:
+    numbers = sorted(path.name[:4] for path in (ROOT / "docs/decisions").glob("*.md"))
+    assert numbers == [f"{n:04d}" for n in range(1, len(numbers) + 1)]
