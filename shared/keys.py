@@ -6,7 +6,7 @@
 | `ms:log:<id>` | its events (stream, entry ids `seq-0`) | as the record |
 | `ms:key:<owner>:<key>` | the job that an idempotency key names | as the record |
 | `ms:inflight:<owner>` | an owner's unfinished jobs (sorted set by expiry) | overall time to live |
-| `ms:bell:<queue>` | rings for idle workers (list) | a minute, and bounded |
+| `ms:bell:<queue>` | rings for idle workers (list) | for ever; at most 64 entries, none for an idle queue |
 | `ms:worker:<id>` | one worker's last heartbeat (JSON) | three leases |
 | `ms:workers` | ids of workers by last heartbeat (sorted set) | for ever; trimmed at each heartbeat |
 | `ms:analyses` | what workers have advertised (hash) | for ever; one field an analysis |

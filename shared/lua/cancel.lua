@@ -3,10 +3,10 @@
 -- ARGV: id, owner, reason as JSON, keep_ms
 -- → {snapshot} | nil (no such job of this owner)
 local id = ARGV[1]
-local r = redis.call('HMGET', JOB .. id, 'status', 'owner', 'worker', 'token', 'attempt')
-if not r[1] or r[2] ~= ARGV[2] then return nil end
-if not TERMINAL[r[1]] then
-  if r[1] == 'running' then redis.call('PUBLISH', STOP .. r[3], id .. '\n' .. r[4]) end
-  close(id, r[5], 'cancelled', '{"reason":' .. ARGV[3] .. '}', tonumber(ARGV[4]))
+local job = read(id, { 'status', 'worker', 'token', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key' })
+if not job or job.owner ~= ARGV[2] then return nil end
+if not TERMINAL[job.status] then
+  if job.status == 'running' then redis.call('PUBLISH', STOP .. job.worker, id .. '\n' .. job.token) end
+  close(job, 'cancelled', '{"reason":' .. ARGV[3] .. '}', tonumber(ARGV[4]))
 end
 return snapshot(id)

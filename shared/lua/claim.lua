@@ -2,7 +2,7 @@
 -- its worker dies, and a stock arq worker, seeing a score in the future, leaves it alone.
 -- KEYS: lanes, most urgent first. ARGV: worker, lease_ms, n, known analyses as '\nname\nname\n', queue of the lanes,
 -- max_attempts for adopted jobs, ttl_ms, keep_ms
--- → {ms until the next entry of these lanes falls due (-1: none), job, …}, a job being
+-- → {ms until the next entry of these lanes falls due (-1: not known), job, …}, a job being
 --   {id, token, attempt, max_attempts, retry, timeout_ms, analysis, body, adopted}
 local worker, lease, n, known, queue = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local adopt_attempts, ttl, keep = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -11,64 +11,72 @@ local SCAN = 200   -- entries of one lane to look past for one that can be run
 -- A job that a stock arq client enqueued gets a record and a log here. Its analysis is in its body, as JSON or msgpack.
 local function adopt(id, lane, body)
   local packed = string.sub(body, 1, 1) ~= '{'
-  local ok, job = pcall(packed and cmsgpack.unpack or cjson.decode, body)
-  local analysis = ok and type(job) == 'table' and type(job.f) == 'string' and job.f or ''
+  local ok, content = pcall(packed and cmsgpack.unpack or cjson.decode, body)
+  local analysis = ok and type(content) == 'table' and type(content.f) == 'string' and content.f or ''
+  local job = { id = id, status = 'queued', analysis = analysis, attempt = 0, max_attempts = adopt_attempts,
+    retry = '0', timeout = '0', adopted = '1', lane = lane, owner = '' }
+  write(job, 0, 'queued', '{"analysis":' .. cjson.encode(analysis) .. ',"queue":' .. cjson.encode(queue) .. '}')
   redis.call('HSET', JOB .. id, 'analysis', analysis, 'status', 'queued', 'attempt', 0, 'max_attempts', adopt_attempts,
-    'retry', 0, 'timeout', 0, 'owner', '', 'queue', queue, 'lane', lane, 'created', now, 'life', ttl, 'adopted', 1)
-  write(id, 0, 'queued', '{"analysis":' .. cjson.encode(analysis) .. ',"queue":' .. cjson.encode(queue) .. '}')
+    'retry', 0, 'timeout', 0, 'owner', '', 'queue', queue, 'lane', lane, 'created', now, 'life', ttl, 'adopted', 1,
+    'seq', 1, 'at', now)
   redis.call('PEXPIRE', JOB .. id, ttl)
   redis.call('PEXPIRE', LOG .. id, ttl)
+  return job
 end
 
-local function fail(id, attempt, code, message)
-  local error = { code = code, message = message }
-  close(id, attempt, 'failed', '{"error":' .. cjson.encode(error) .. '}', keep)
+local function fail(job, code, message)
+  close(job, 'failed', '{"error":' .. cjson.encode({ code = code, message = message }) .. '}', keep)
 end
 
 -- → the job when it was taken; true when it must stay where it is; nil when it left the due part of the lane.
 local function take(id, lane)
-  if redis.call('EXISTS', LEASE .. id) == 1 then return true end   -- a stock worker runs it
   local body = redis.call('GET', BODY .. id)
-  local status = redis.call('HGET', JOB .. id, 'status')
-  if not status then
+  local job = read(id, { 'status', 'analysis', 'attempt', 'max_attempts', 'retry', 'timeout', 'adopted', 'token',
+    'started', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key' })
+  if not job then
     if not body then redis.call('ZREM', lane, id) return nil end
-    adopt(id, lane, body)
-    status = 'queued'
+    if redis.call('EXISTS', LEASE .. id) == 1 then return true end   -- a stock worker runs it
+    job = adopt(id, lane, body)
   end
-  local r = redis.call('HMGET', JOB .. id, 'analysis', 'attempt', 'max_attempts', 'retry', 'timeout', 'adopted')
-  local analysis, attempt, limit = r[1], tonumber(r[2]), tonumber(r[3])
-  if TERMINAL[status] then redis.call('ZREM', lane, id) return nil end
-  if not body then
-    fail(id, attempt, 'expired', 'The job waited longer than a job may live.')
-    return nil
+  local limit = tonumber(job.max_attempts)
+  if TERMINAL[job.status] then redis.call('ZREM', lane, id) return nil end
+  if not body then return fail(job, 'expired', 'The job waited longer than a job may live.') end
+  if job.analysis ~= '' and not string.find(known, '\n' .. job.analysis .. '\n', 1, true) then return true end
+  local lost = job.status == 'running'   -- its lease ran out
+  if lost and tonumber(job.attempt) >= limit then
+    return fail(job, 'attempts_exhausted', 'The worker of attempt ' .. job.attempt .. ' of ' .. limit .. ' was lost.')
   end
-  if analysis ~= '' and not string.find(known, '\n' .. analysis .. '\n', 1, true) then return true end
-  if status == 'running' then   -- its lease ran out
-    if attempt >= limit then
-      fail(id, attempt, 'attempts_exhausted', 'The worker of attempt ' .. attempt .. ' of ' .. limit .. ' was lost.')
-      return nil
-    end
-    write(id, attempt, 'retrying', '{"error":{"code":"worker_lost","message":"The worker stopped answering."},'
-      .. '"delay_s":0,"attempt":' .. attempt .. '}')
+  local token = tostring((job.token or 0) + 1)
+  if not redis.call('SET', LEASE .. id, token, 'NX', 'PX', lease) then return true end   -- a stock worker runs it
+  if lost then
+    write(job, job.attempt, 'retrying', '{"error":{"code":"worker_lost","message":"The worker stopped answering."},'
+      .. '"delay_s":0,"attempt":' .. job.attempt .. '}')
   end
-  attempt = attempt + 1
-  local token = tostring(redis.call('HINCRBY', JOB .. id, 'token', 1))
-  redis.call('SET', LEASE .. id, token, 'PX', lease)
-  redis.call('ZADD', lane, now + lease, id)
-  redis.call('HSET', JOB .. id, 'status', 'running', 'attempt', attempt, 'worker', worker, 'appended', 0)
-  redis.call('HSETNX', JOB .. id, 'started', now)
-  write(id, attempt, 'started', '{"attempt":' .. attempt .. ',"worker":' .. cjson.encode(worker) .. '}')
-  return { id, token, attempt, limit, r[4], r[5], analysis, body, r[6] or '0' }
+  local attempt = job.attempt + 1
+  redis.call('ZADD', lane, now + lease + 1, id)   -- a moment after the lease has run out
+  write(job, attempt, 'started', '{"attempt":' .. attempt .. ',"worker":' .. cjson.encode(worker) .. '}')
+  redis.call('HSET', JOB .. id, 'status', 'running', 'attempt', attempt, 'worker', worker, 'appended', 0, 'token', token,
+    'started', job.started or now, 'seq', job.seq, 'at', now)
+  return { id, token, attempt, limit, job.retry, job.timeout, job.analysis, body, job.adopted or '0' }
 end
 
 local taken = {}
+local wait = -1
 for _, lane in ipairs(KEYS) do
   local skipped = 0
-  while #taken < n and skipped < SCAN do
-    local ids = redis.call('ZRANGEBYSCORE', lane, '-inf', now, 'LIMIT', skipped, n - #taken)
-    if #ids == 0 then break end
-    for _, id in ipairs(ids) do
-      local job = take(id, lane)
+  local more = true
+  while more and #taken < n and skipped < SCAN do
+    local wanted = n - #taken
+    local page = redis.call('ZRANGE', lane, skipped, skipped + wanted - 1, 'WITHSCORES')
+    more = #page == 2 * wanted
+    for i = 1, #page, 2 do
+      local due = tonumber(page[i + 1]) - now
+      if due > 0 then
+        if wait < 0 or due < wait then wait = due end
+        more = false
+        break
+      end
+      local job = take(page[i], lane)
       if job == true then skipped = skipped + 1 elseif job then taken[#taken + 1] = job end
     end
   end
@@ -76,15 +84,6 @@ for _, lane in ipairs(KEYS) do
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', lane, '-inf', now, 'LIMIT', 0, skipped)) do
       redis.call('ZADD', lane, now + 1000, id)
     end
-  end
-end
-
-local wait = -1
-for _, lane in ipairs(KEYS) do
-  local head = redis.call('ZRANGE', lane, 0, 0, 'WITHSCORES')[2]
-  if head then
-    local due = math.max(0, tonumber(head) - now)
-    if wait < 0 or due < wait then wait = due end
   end
 end
 if #taken < n then redis.call('DEL', BELL .. queue) end

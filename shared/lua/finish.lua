@@ -2,9 +2,9 @@
 -- ARGV: id, token, status ('succeeded' | 'failed'), data, keep_ms, arq's result or ''
 -- → 'ok' | 'lost'
 local id, token = ARGV[1], ARGV[2]
-if settled(id, token) then return 'ok' end
-if not owns(id, token) then return 'lost' end
-redis.call('HSET', JOB .. id, 'settled', token)
-close(id, redis.call('HGET', JOB .. id, 'attempt'), ARGV[3], ARGV[4], tonumber(ARGV[5]))
+local job = read(id, { 'status', 'settled', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key' })
+if job and job.settled == token then return 'ok' end   -- the same call again, after a reply that got lost
+if not job or not owns(id, token) then return 'lost' end
+close(job, ARGV[3], ARGV[4], tonumber(ARGV[5]), token)
 if ARGV[6] ~= '' then redis.call('SET', RESULT .. id, ARGV[6], 'PX', ARGV[5]) end
 return 'ok'

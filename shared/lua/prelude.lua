@@ -1,66 +1,69 @@
 -- What the scripts share; it is put before each of them, after one local for each prefix in keys.py.
 -- Times are Unix milliseconds of the server's clock: client clocks lie.
+-- What a job costs the store is, nearly, the number of redis.call's: a script reads a record once and writes it once.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local TERMINAL = { succeeded = true, failed = true, cancelled = true }
 
+-- The named fields of a job's record, as a table with its id; nil when there is no such job. 'status' must be the first.
+local function read(id, fields)
+  local values = redis.call('HMGET', JOB .. id, unpack(fields))
+  if not values[1] then return nil end
+  local job = { id = id }
+  for i, field in ipairs(fields) do job[field] = values[i] or nil end
+  return job
+end
+
 -- Sends `payload` to the nodes in one of the record's watcher fields. A node that nobody listens for is taken off.
-local function publish(id, field, nodes, payload)
+local function publish(job, field, payload)
+  local nodes = job[field]
   if not nodes or nodes == '' then return end
   local left = {}
   local gone = false
   for node in string.gmatch(nodes, '%S+') do
     if redis.call('PUBLISH', NODE .. node, payload) > 0 then left[#left + 1] = node else gone = true end
   end
-  if gone then redis.call('HSET', JOB .. id, field, table.concat(left, ' ')) end
+  if gone then
+    job[field] = table.concat(left, ' ')
+    redis.call('HSET', JOB .. job.id, field, job[field])
+  end
 end
 
--- Writes the next event of a job: to its log, and to those who watch it. `watch` names the nodes that want every
--- event, `watch_end` those that want only the last.
-local function write(id, attempt, kind, data)
-  local seq = redis.call('HINCRBY', JOB .. id, 'seq', 1)
-  local head = seq .. ' ' .. now .. ' ' .. attempt .. ' ' .. kind .. '\n'
-  redis.call('XADD', LOG .. id, seq .. '-0', 'e', head .. data)
-  redis.call('HSET', JOB .. id, 'at', now)
-  local watchers = redis.call('HMGET', JOB .. id, 'watch', 'watch_end')
-  local payload = head .. id .. '\n' .. data
-  publish(id, 'watch', watchers[1], payload)
-  if TERMINAL[kind] then publish(id, 'watch_end', watchers[2], payload) end
-  return seq
+-- Writes the next event of a job, to its log and to those who watch it: `watch` names the nodes that want every event,
+-- `watch_end` those that want only the last. Needs these two and `seq` of the record, and counts `seq` up; to save it,
+-- and `at` = now, is the caller's part, with whatever else it changes.
+local function write(job, attempt, kind, data)
+  job.seq = (job.seq or 0) + 1
+  local head = job.seq .. ' ' .. now .. ' ' .. attempt .. ' ' .. kind .. '\n'
+  redis.call('XADD', LOG .. job.id, job.seq .. '-0', 'e', head .. data)
+  local payload = head .. job.id .. '\n' .. data
+  publish(job, 'watch', payload)
+  if TERMINAL[kind] then publish(job, 'watch_end', payload) end
 end
 
 -- The end of a job, whichever it is: its last event, the log closed, the queue and keys cleared, times to live set.
-local function close(id, attempt, status, data, keep_ms)
-  local record = redis.call('HMGET', JOB .. id, 'lane', 'owner', 'key')
-  redis.call('HSET', JOB .. id, 'status', status, 'finished', now)
-  write(id, attempt, status, data)
-  if record[1] then redis.call('ZREM', record[1], id) end
-  redis.call('DEL', BODY .. id, LEASE .. id, RETRY .. id)
-  redis.call('ZREM', INFLIGHT .. (record[2] or ''), id)
-  redis.call('PEXPIRE', JOB .. id, keep_ms)
-  redis.call('PEXPIRE', LOG .. id, keep_ms)
-  if record[3] then redis.call('PEXPIRE', KEY .. (record[2] or '') .. ':' .. record[3], keep_ms) end
+-- Needs of the record: attempt, seq, watch, watch_end, lane, owner, key.
+local function close(job, status, data, keep_ms, settled)
+  write(job, job.attempt, status, data)
+  redis.call('HSET', JOB .. job.id, 'status', status, 'finished', now, 'seq', job.seq, 'at', now, 'settled', settled or '')
+  redis.call('ZREM', job.lane, job.id)
+  redis.call('DEL', BODY .. job.id, LEASE .. job.id, RETRY .. job.id)
+  redis.call('ZREM', INFLIGHT .. job.owner, job.id)
+  redis.call('PEXPIRE', JOB .. job.id, keep_ms)
+  redis.call('PEXPIRE', LOG .. job.id, keep_ms)
+  if job.key then redis.call('PEXPIRE', KEY .. job.owner .. ':' .. job.key, keep_ms) end
 end
 
 -- Wakes one idle worker of a queue. The list is bounded: a worker that has been busy looks before it waits.
 local function ring(queue)
-  local bell = BELL .. queue
-  if redis.call('LLEN', bell) < 64 then
-    redis.call('LPUSH', bell, '1')
-    redis.call('PEXPIRE', bell, 60000)
-  end
+  if redis.call('LPUSH', BELL .. queue, '1') > 64 then redis.call('LPOP', BELL .. queue) end
 end
 
 -- Does `token` own the job? Once its lease has run out, been handed on or been taken away, it never does again.
 local function owns(id, token)
   return redis.call('GET', LEASE .. id) == token
-end
-
--- Did `token` end its attempt before? Then this is the same call again, after a reply that got lost.
-local function settled(id, token)
-  return redis.call('HGET', JOB .. id, 'settled') == token
 end
 
 -- A job as it stands, in the order that jobs.read_snapshot() reads; nil when there is no such job.

@@ -2,18 +2,14 @@
 -- having used up the attempt (a drain).
 -- ARGV: id, token, type of the event that says so, its data, delay_ms, 1 to give the attempt back
 -- → 'ok' | 'lost'
-local id, token, delay = ARGV[1], ARGV[2], tonumber(ARGV[5])
-if settled(id, token) then return 'ok' end
-if not owns(id, token) then return 'lost' end
-local r = redis.call('HMGET', JOB .. id, 'attempt', 'lane', 'queue', 'created')
-local due = now + delay
-write(id, r[1], ARGV[3], ARGV[4])
-redis.call('HSET', JOB .. id, 'status', 'queued', 'settled', token)
-if ARGV[6] == '1' then
-  redis.call('HINCRBY', JOB .. id, 'attempt', -1)
-  due = r[4]   -- it has waited once: to the head of the line
-end
+local id, token, delay, give_back = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6] == '1'
+local job = read(id, { 'status', 'settled', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'queue', 'created' })
+if job and job.settled == token then return 'ok' end   -- the same call again, after a reply that got lost
+if not job or not owns(id, token) then return 'lost' end
+write(job, job.attempt, ARGV[3], ARGV[4])
+redis.call('HSET', JOB .. id, 'status', 'queued', 'settled', token, 'seq', job.seq, 'at', now,
+  'attempt', give_back and job.attempt - 1 or job.attempt)
 redis.call('DEL', LEASE .. id)
-redis.call('ZADD', r[2], due, id)
-if delay == 0 then ring(r[3]) end
+redis.call('ZADD', job.lane, give_back and job.created or now + delay, id)   -- what has waited once goes first
+if delay == 0 then ring(job.queue) end
 return 'ok'

@@ -27,24 +27,29 @@ end
 local depth = redis.call('ZCARD', lane)
 if depth >= tonumber(ARGV[14]) then return { 'queue_full', depth } end
 local inflight = INFLIGHT .. owner
-redis.call('ZREMRANGEBYSCORE', inflight, '-inf', now)
 local mine = redis.call('ZCARD', inflight)
-if mine >= tonumber(ARGV[15]) then return { 'too_many', mine } end
+if mine >= tonumber(ARGV[15]) then
+  redis.call('ZREMRANGEBYSCORE', inflight, '-inf', now)   -- jobs that ran out of life without an end
+  mine = redis.call('ZCARD', inflight)
+  if mine >= tonumber(ARGV[15]) then return { 'too_many', mine } end
+end
 
 local life = ttl + delay
+local keep = life + 3600000   -- the record outlives the body, so that its end can still be told
+write({ id = id, [watch] = node }, 0, 'queued',
+  '{"analysis":' .. cjson.encode(analysis) .. ',"queue":' .. cjson.encode(queue) .. '}')
 redis.call('HSET', JOB .. id, 'analysis', analysis, 'status', 'queued', 'attempt', 0, 'max_attempts', ARGV[6],
-  'retry', ARGV[7], 'timeout', ARGV[8], 'owner', owner, 'queue', queue, 'lane', lane, 'created', now, 'life', life)
-if node ~= '' then redis.call('HSET', JOB .. id, watch, node) end
-write(id, 0, 'queued', '{"analysis":' .. cjson.encode(analysis) .. ',"queue":' .. cjson.encode(queue) .. '}')
-redis.call('PEXPIRE', JOB .. id, life + 3600000)   -- outlives its body, so that its end can still be told
-redis.call('PEXPIRE', LOG .. id, life + 3600000)
+  'retry', ARGV[7], 'timeout', ARGV[8], 'owner', owner, 'queue', queue, 'lane', lane, 'created', now, 'life', life,
+  'seq', 1, 'at', now, watch, node)
+redis.call('PEXPIRE', JOB .. id, keep)
+redis.call('PEXPIRE', LOG .. id, keep)
 redis.call('SET', BODY .. id, body, 'PX', life)
 redis.call('ZADD', inflight, now + life, id)
-redis.call('PEXPIRE', inflight, life)
+if mine % 64 == 0 then redis.call('PEXPIRE', inflight, 2 * life) end
 if key ~= '' then
   redis.call('HSET', JOB .. id, 'key', key)
   redis.call('HSET', key_name, 'job', id, 'fingerprint', fingerprint)
-  redis.call('PEXPIRE', key_name, life + 3600000)
+  redis.call('PEXPIRE', key_name, keep)
 end
 redis.call('ZADD', lane, now + delay, id)
 if delay == 0 then ring(queue) end
