@@ -7,14 +7,17 @@ from typing import Annotated
 
 import structlog
 from fastapi import FastAPI, Query, Response
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import WebSocketRoute
 
-from api import files
+from api import files, jobs
 from api.commands import Commands
 from api.problems import answer_with_problems, problem_response
 from api.relay import Relay
 from api.settings import ApiSettings
+from api.specifications import publish
 from api.websocket import Sockets
+from shared.apikeys import Keys
 from shared.errors import Problem
 from shared.store import Store
 
@@ -30,13 +33,13 @@ def create_app(settings: ApiSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = Store(settings.redis_url, name="api", limits=settings.limits, patience_s=settings.store_patience_s)
         relay = Relay(settings.redis_url, store, check_s=settings.check_s)
-        commands = Commands(settings, store, relay)
+        commands = Commands(settings, store, relay, Keys(settings.api_keys_file))
         sockets = Sockets(commands)
         app.state.commands = commands
         app.router.routes.append(WebSocketRoute("/ws", sockets.serve))
 
         async def drain() -> None:
-            commands.draining = True
+            commands.draining.set()
             await sockets.drain()
 
         app.state.drain = drain
@@ -52,10 +55,23 @@ def create_app(settings: ApiSettings) -> FastAPI:
             await relay.close()
             await store.close()
 
-    app = FastAPI(title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None, max_body_size=settings.max_body_bytes
+    )
     app.state.settings = settings
     answer_with_problems(app)
+    app.include_router(jobs.router)
     app.include_router(files.router)
+    publish(app)
+    if settings.cors_origins:
+        allowed = [origin.strip() for origin in settings.cors_origins.split(",")]
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=allowed,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"],
+            expose_headers=["Location", "Link", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After"],
+        )
 
     @app.get("/async_route")
     async def async_route(
@@ -74,7 +90,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     async def readyz() -> Response:
         """Should this process get traffic? The store answers, and it is not draining."""
         commands: Commands = app.state.commands
-        if commands.draining:
+        if commands.draining.is_set():
             return problem_response(Problem("draining", "This server is restarting.", retry_after_s=1), "/readyz")
         with suppress(Exception):
             async with asyncio.timeout(2):

@@ -2,19 +2,23 @@
 Problem.
 """
 
+import asyncio
 import hashlib
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
+from api.hub import Follower
 from api.relay import Relay
 from api.settings import ApiSettings
+from shared.apikeys import Keys, Principal
 from shared.catalog import Catalog
 from shared.errors import Problem, StoreUnavailable
 from shared.jobs import Page, Snapshot
+from shared.keys import PRIORITIES
 from shared.messages import Attach, Cancel, Submit, read_cursor
 from shared.store import NewJob, Store, Submitted
 
@@ -27,13 +31,15 @@ class Commands:
     settings: ApiSettings
     store: Store
     relay: Relay
+    keys: Keys
     catalog: Catalog = field(default_factory=Catalog)
-    draining: bool = False
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
     _refreshed: float = 0.0
 
-    async def submit(self, owner: str, request: Submit, job: str, *, follow: bool = True) -> Submitted:
+    async def submit(self, who: Principal, request: Submit, job: str, *, follow: bool = True) -> Submitted:
         """Accept a job under the id `job`. `follow`: this node wants to hear of it."""
-        if self.draining:
+        who.need("submit")
+        if self.draining.is_set():
             raise Problem(
                 "draining", "This server is restarting; connect again and repeat the request.", retry_after_s=1
             )
@@ -47,7 +53,7 @@ class Commands:
             body=_body(entry.name, request.params),
             queue=entry.queue,
             priority=request.priority,
-            owner=owner,
+            owner=who.owner,
             max_attempts=attempts or self.settings.max_attempts,
             retry=attempts is not None,
             timeout_s=request.timeout_s or entry.timeout_s,
@@ -62,31 +68,111 @@ class Commands:
         except StoreUnavailable:
             raise unavailable() from None
 
-    async def get(self, owner: str, job: str) -> Snapshot:
+    async def get(self, who: Principal, job: str) -> Snapshot:
+        who.need("read")
         try:
-            snapshot = await self.store.snapshot(job, owner)
+            snapshot = await self.store.snapshot(job, who.owner)
         except StoreUnavailable:
             raise unavailable() from None
         return _found(job, snapshot)
 
-    async def cancel(self, owner: str, request: Cancel) -> Snapshot:
+    async def snapshot(self, job: str) -> Snapshot:
+        """A job that the caller may see, because it has just submitted it."""
         try:
-            snapshot = await self.store.cancel(request.job, owner, request.reason)
+            return _found(job, await self.store.snapshot(job))
+        except StoreUnavailable:
+            raise unavailable() from None
+
+    async def workers(self, who: Principal) -> list[bytes]:
+        """The live workers' last heartbeats, as JSON."""
+        who.need("admin")
+        try:
+            return await self.store.workers()
+        except StoreUnavailable:
+            raise unavailable() from None
+
+    async def queues(self, who: Principal) -> list[dict[str, Any]]:
+        """How full each queue and priority is; what runs is known for a queue as a whole."""
+        names = sorted({"default", *(entry.queue for entry in self.catalog.entries.values())})
+        beats = [from_json(beat) for beat in await self.workers(who)]
+        try:
+            lanes = await self.store.queues(names)
+        except StoreUnavailable:
+            raise unavailable() from None
+        queues = []
+        for name in names:
+            running = sum(beat["running"] for beat in beats if beat["queue"] == name)
+            later = sum(row[1] for row in lanes[name])
+            queues.append(
+                {
+                    "name": name,
+                    "depth": sum(row[0] for row in lanes[name]),
+                    "by_priority": {p: row[0] for p, row in zip(PRIORITIES, lanes[name], strict=True)},
+                    "running": running,
+                    "delayed": max(0, later - running),
+                    "oldest_age_s": max(row[2] for row in lanes[name]),
+                }
+            )
+        return queues
+
+    async def jobs(
+        self, who: Principal, *, status: str = "", analysis: str = "", limit: int = 50, before: str = ""
+    ) -> list[Snapshot]:
+        """The owner's jobs, newest first; fewer than `limit` when there are no more, or when they are large."""
+        who.need("read")
+        try:
+            return await self.store.jobs(
+                who.owner,
+                status=status,
+                analysis=analysis,
+                limit=limit,
+                after=before,
+                limit_bytes=self.settings.reader_bytes,
+            )
+        except KeyError:
+            detail = f"before: {before[:80]!r} is not one of your jobs; take the id of the last job of a page."
+            raise Problem("invalid_params", detail, [{"pointer": "/before", "detail": "no such job"}]) from None
+        except StoreUnavailable:
+            raise unavailable() from None
+
+    async def cancel(self, who: Principal, request: Cancel) -> Snapshot:
+        who.need("submit")
+        try:
+            snapshot = await self.store.cancel(request.job, who.owner, request.reason)
         except StoreUnavailable:
             raise unavailable() from None
         return _found(request.job, snapshot)
 
-    async def attach(self, owner: str, request: Attach) -> Page:
+    async def attach(self, who: Principal, request: Attach) -> Page:
         """Make this node hear of a job; the page has no events yet, but says whether the log holds the cursor."""
+        who.need("read")
         after = read_cursor(request.after)
         terminal_only = request.events == "terminal"
         try:
             page = await self.store.attach(
-                request.job, after, owner=owner, node=self.relay.node, terminal_only=terminal_only, limit=0
+                request.job, after, owner=who.owner, node=self.relay.node, terminal_only=terminal_only, limit=0
             )
         except StoreUnavailable:
             raise unavailable() from None
         return _found(request.job, page)
+
+    async def catch_up(self, follower: Follower) -> None:
+        """Give a follower that is behind the next page of its log. Still behind afterwards: once more."""
+        settings = self.settings
+        try:
+            page = await self.store.attach(
+                follower.job,
+                follower.ask(),
+                node=self.relay.node,
+                terminal_only=follower.terminal_only,
+                limit=settings.reader_events,
+                limit_bytes=settings.reader_bytes // 2,
+            )
+        except StoreUnavailable:
+            await asyncio.sleep(0.1)
+            return
+        follower.read(page)
+        self.relay.hub.drop_if_done(follower)
 
     async def analyses(self) -> list[dict[str, Any]]:
         await self.refresh()

@@ -112,7 +112,7 @@ class Follower:
             if not self._take(event):
                 return
         if self.state is State.BEHIND and not page.more and self.seen <= max(self.cursor.seq, self.asked):
-            self.state = State.LIVE
+            self.state = State.DONE if page.snapshot.terminal else State.LIVE  # it may have begun after the end
             self.seen = self.cursor.seq
 
     def _take(self, event: Event) -> bool:

@@ -1,22 +1,42 @@
 """Problems as HTTP answers (RFC 9457): the framework's own errors too."""
 
 import math
+from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from shared.errors import Problem
+from shared.errors import ENDS, KINDS, Problem
+
+log = structlog.get_logger("millstream.api")
 
 
 def problem_response(problem: Problem, instance: str | None = None) -> Response:
     headers = {}
+    if problem.slug == "unauthorized":
+        headers["WWW-Authenticate"] = "Bearer"
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(problem.retry_after_s))
     body = to_json(problem.document(instance))
     return Response(body, problem.kind.status, headers, media_type="application/problem+json")
+
+
+def problems(*slugs: str) -> dict[int | str, dict[str, Any]]:
+    """How a route's OpenAPI describes the problems that it may answer with."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for slug in slugs:
+        kind = KINDS.get(slug) or ENDS[slug]
+        before = described.get(kind.status, {}).get("description")
+        text = f"`{slug}`: {kind.title}"
+        described[kind.status] = {
+            "description": f"{before}; {text}" if before else text,
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+        }
+    return described
 
 
 def answer_with_problems(app: FastAPI) -> None:
@@ -28,6 +48,9 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 413:
+            detail = "The body is over the limit (MILLSTREAM_MAX_BODY_BYTES)."
+            return problem_response(Problem("payload_too_large", detail), request.url.path)
         document = {
             "type": "about:blank", "title": error.detail, "status": error.status_code, "instance": request.url.path
         }  # fmt: skip
@@ -35,6 +58,26 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
-        errors = [{"pointer": "/" + "/".join(map(str, item["loc"])), "detail": item["msg"]} for item in error.errors()]
-        text = "; ".join(f"{item['pointer'][1:]}: {item['detail']}" for item in errors[:5])
-        return problem_response(Problem("invalid_params", f"{text}.", errors), request.url.path)
+        return problem_response(_invalid(request, error), request.url.path)
+
+    @app.exception_handler(Exception)
+    async def internal(request: Request, error: Exception) -> Response:
+        log.error("request failed", path=request.url.path, exc_info=error)
+        detail = "Something went wrong here; it has been logged."
+        return problem_response(Problem("internal_error", detail), request.url.path)
+
+
+def _invalid(request: Request, error: RequestValidationError) -> Problem:
+    """What FastAPI found wrong, in the words that the socket uses."""
+    found = error.errors()
+    if any(item["type"] == "json_invalid" for item in found):
+        return Problem(
+            "parse_error", f"The body is not JSON: {found[0].get('ctx', {}).get('error', 'it cannot be read')}."
+        )
+    if request.method == "POST" and not request.headers.get("content-type", "").startswith("application/json"):
+        return Problem("invalid_request", "Send the body with Content-Type: application/json.")
+    errors = [
+        {"pointer": "".join(f"/{part}" for part in item["loc"][1:]) or "/", "detail": item["msg"]} for item in found
+    ]
+    text = "; ".join(f"{item['pointer'][1:] or 'body'}: {item['detail']}" for item in errors[:5])
+    return Problem("invalid_params", f"{text}.", errors)

@@ -119,9 +119,9 @@ class RpcSession:
 
     @property
     def full(self) -> bool:
-        return (
-            self._commands >= self._bounds.commands or len(self._outbox) >= self._bounds.events + self._bounds.commands
-        )
+        bounds = self._bounds
+        too_many = self._commands >= bounds.commands or len(self._outbox) >= bounds.events + bounds.commands
+        return too_many or self._bytes >= bounds.bytes
 
     @property
     def idle(self) -> bool:
@@ -152,10 +152,7 @@ class RpcSession:
         return Command(call.method, call.params, job, call.id, call.expects_reply, exchange)
 
     def receive_binary(self) -> int | None:
-        self._outbox.append(
-            encode_error(None, Problem("parse_error", "JSON-RPC comes in text frames; this was binary."))
-        )
-        self._wake()
+        self._send(encode_error(None, Problem("parse_error", "JSON-RPC comes in text frames; this was binary.")))
         return None
 
     def answer(self, command: Command, result: Any, start: Callable[[], None] | None = None) -> None:
@@ -176,10 +173,15 @@ class RpcSession:
             exchange.starts.append(start)
         if exchange.open == 0:
             if exchange.answers:
-                self._outbox.append(f"[{','.join(exchange.answers)}]" if exchange.batch else exchange.answers[0])
+                self._send(f"[{','.join(exchange.answers)}]" if exchange.batch else exchange.answers[0])
             for begin in exchange.starts:
                 begin()
             self._wake()
+
+    def _send(self, frame: str) -> None:
+        self._outbox.append(frame)
+        self._bytes += len(frame)
+        self._wake()
 
     def submitted_as(self, command: Command, job: str) -> None:
         self._in_flight.discard(command.job)
@@ -203,10 +205,9 @@ class RpcSession:
             "snapshot": snapshot.as_dict() if snapshot else None,
             "replay_from": str(START),
         }
-        self._outbox.append(encode_notification("job.gap", params))
+        self._send(encode_notification("job.gap", params))
         if snapshot is None:
             self.leave(follower)
-        self._wake()
 
     def leave(self, follower: Follower) -> None:
         self._in_flight.discard(follower.job)
@@ -223,6 +224,7 @@ class RpcSession:
             return None
         item = self._outbox.popleft()
         if isinstance(item, str):
+            self._bytes -= len(item)
             return item
         self._bytes -= len(item.data)
         return encode_event(item)
@@ -235,8 +237,7 @@ class RpcSession:
         return None
 
     def drain(self, reconnect_after_ms: int) -> None:
-        self._outbox.append(encode_notification("server.drain", {"reconnect_after_ms": reconnect_after_ms}))
-        self._wake()
+        self._send(encode_notification("server.drain", {"reconnect_after_ms": reconnect_after_ms}))
 
 
 @dataclass(slots=True)
@@ -261,6 +262,7 @@ class PlainSession:
         self._wake = wake
         self._slots: dict[str, Slot] = {}  # in the order of the frames
         self._bytes = 0
+        self._no_room = False  # an answer did not fit; none is asked for again before one has left
         self._behind: dict[str, Follower] = {}
 
     @property
@@ -296,6 +298,7 @@ class PlainSession:
     def offer(self, follower: Follower, event: Event) -> bool:
         """Take an answer; those that must wait for an earlier one are held only up to a bound."""
         if self._bytes + len(event.data) > self._bounds.bytes and follower.job != self._first():
+            self._no_room = True
             return False
         self._put(follower.job, plain_answer(event))
         return True
@@ -324,13 +327,14 @@ class PlainSession:
             return None
         del self._slots[job]
         self._bytes -= len(answer)
+        self._no_room = False
         return answer
 
     def next_behind(self) -> Follower | None:
         """The first in line, if it is behind; another one only while there is room to hold its answer."""
         job = self._first()
         if job not in self._behind:
-            if self._bytes >= self._bounds.bytes or not self._behind:
+            if self._no_room or not self._behind:
                 return None
             job = next(iter(self._behind))
         follower = self._behind.pop(job)

@@ -24,6 +24,10 @@ class ApiSettings(Settings):
     check_s: float = Field(
         3, gt=0, description="how often the ends of followed logs are compared with the store, in seconds"
     )
+    cors_origins: str = Field("", description="browser origins that may call the HTTP interface, comma-separated")
+    api_keys_file: Path | None = Field(None, description="the keys that may use this server; not set: anybody may")
+    insecure: bool = Field(False, description="listen on a public address although anybody may use the server")
+    wait_s: float = Field(60, ge=0, description="the longest that Prefer: wait is honoured, in seconds")
     drain_s: float = Field(10, gt=0, description="on SIGTERM, how long open sockets and streams have to end")
     reconnect_ms: int = Field(
         2000, ge=0, description="a draining server tells its clients to reconnect within this time"

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
@@ -14,7 +15,8 @@ from api.commands import Commands
 from api.hub import Follower, State
 from api.problems import problem_response
 from api.session import Bounds, Command, PlainSession, RpcSession, Session
-from shared.errors import Problem, StoreUnavailable
+from shared.apikeys import Principal, bearer
+from shared.errors import Problem
 from shared.events import START
 from shared.messages import Attach, Cancel, Submit, read_cursor
 from shared.store import Submitted, new_job_id
@@ -40,16 +42,18 @@ class Sockets:
         settings = self._commands.settings
         try:
             _check_origin(websocket, settings.origins)
+            who = self._commands.keys.who(_key(websocket))
             protocol = _choose_protocol(websocket.scope["subprotocols"])
         except Problem as problem:
             await _refuse(websocket, problem_response(problem))
             return
         await websocket.accept(subprotocol=protocol)
-        if len(self._open) >= settings.connections or self._commands.draining:
-            code = RESTARTING if self._commands.draining else OVERLOADED
+        draining = self._commands.draining.is_set()
+        if len(self._open) >= settings.connections or draining:
+            code = RESTARTING if draining else OVERLOADED
             await websocket.close(code, "reconnect later")
             return
-        socket = Socket(websocket, self._commands, protocol)
+        socket = Socket(websocket, self._commands, who, protocol)
         self._open.add(socket)
         try:
             await socket.serve()
@@ -71,13 +75,13 @@ class Sockets:
 class Socket:
     """One connection: a task that reads and a task that writes, around a session."""
 
-    def __init__(self, websocket: WebSocket, commands: Commands, protocol: str | None) -> None:
+    def __init__(self, websocket: WebSocket, commands: Commands, who: Principal, protocol: str | None) -> None:
         settings = commands.settings
         bounds = Bounds(settings.connection_in_flight, settings.reader_events, settings.reader_bytes)
         self._websocket = websocket
         self._commands = commands
         self._hub = commands.relay.hub
-        self._owner = ""
+        self._who = who
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._closing: int | None = None
@@ -192,7 +196,7 @@ class Socket:
         """Submit; in plain mode a full queue is waited for, so that the client feels it as backpressure."""
         while True:
             try:
-                return await self._commands.submit(self._owner, request, job)
+                return await self._commands.submit(self._who, request, job)
             except Problem as problem:
                 if self._left or not self.session.waits_for_room or problem.slug not in ROOM:
                     raise
@@ -203,7 +207,7 @@ class Socket:
         after = read_cursor(request.after)
         follower = self._hub.follow(request.job, self.session, terminal_only=request.events == "terminal")
         try:
-            page = await self._commands.attach(self._owner, request)
+            page = await self._commands.attach(self._who, request)
         except BaseException:
             self._hub.drop(follower, forget=False)
             raise
@@ -224,11 +228,11 @@ class Socket:
         self.session.answer(command, {})
 
     async def _cancel(self, command: Command) -> None:
-        snapshot = await self._commands.cancel(self._owner, command.params)
+        snapshot = await self._commands.cancel(self._who, command.params)
         self.session.answer(command, snapshot.as_dict())
 
     async def _get(self, command: Command) -> None:
-        snapshot = await self._commands.get(self._owner, command.params.job)
+        snapshot = await self._commands.get(self._who, command.params.job)
         self.session.answer(command, snapshot.as_dict())
 
     async def _analyses(self, command: Command) -> None:
@@ -239,7 +243,7 @@ class Socket:
 
     async def _cancel_left(self, job: str) -> None:
         try:
-            await self._commands.cancel(self._owner, Cancel(job=job, reason="the client disconnected"))
+            await self._commands.cancel(self._who, Cancel(job=job, reason="the client disconnected"))
         except Problem as problem:
             log.warning("a job could not be cancelled after its client left", job=job, error=str(problem))
 
@@ -265,30 +269,11 @@ class Socket:
                 await self._websocket.close(self._closing)
                 return
             if follower := session.next_behind():
-                await self._read_log(follower)
+                await self._commands.catch_up(follower)
+                if follower.state is State.BEHIND:
+                    session.fell_behind(follower)
             else:
                 await self._wake.wait()
-
-    async def _read_log(self, follower: Follower) -> None:
-        """Give a follower that is behind the next page of its log, at the pace of this socket."""
-        settings = self._commands.settings
-        try:
-            page = await self._commands.store.attach(
-                follower.job,
-                follower.ask(),
-                node=self._commands.relay.node,
-                terminal_only=follower.terminal_only,
-                limit=settings.reader_events,
-                limit_bytes=settings.reader_bytes // 2,
-            )
-        except StoreUnavailable:
-            await asyncio.sleep(0.1)
-            self.session.fell_behind(follower)
-            return
-        follower.read(page)
-        if follower.state is State.BEHIND:
-            self.session.fell_behind(follower)
-        self._hub.drop_if_done(follower)
 
 
 #: How each method of shared/messages.py is carried out.
@@ -311,6 +296,20 @@ def _choose_protocol(offered: list[str]) -> str | None:
     if not protocols:
         return None
     raise Problem("invalid_request", f"This server speaks {PROTOCOL}, or plain text when no subprotocol is offered.")
+
+
+def _key(websocket: WebSocket) -> str | None:
+    """The key in the Authorization header or, for browsers, in an offered protocol. Raises Problem unauthorized."""
+    if (key := bearer(websocket.headers.get("authorization"))) is not None:
+        return key
+    for name in websocket.scope["subprotocols"]:
+        if name.startswith(BEARER):
+            encoded = name.removeprefix(BEARER)
+            try:
+                return urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+            except ValueError:
+                raise Problem("unauthorized", "The protocol bearer.… must hold the key in base64url.") from None
+    return None
 
 
 def _check_origin(websocket: WebSocket, listed: str) -> None:

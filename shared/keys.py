@@ -6,6 +6,10 @@
 | `ms:log:<id>` | its events (stream, entry ids `seq-0`) | as the record |
 | `ms:key:<owner>:<key>` | the job that an idempotency key names | as the record |
 | `ms:inflight:<owner>` | an owner's unfinished jobs (sorted set by expiry) | overall time to live |
+| `ms:jobs:<owner>` | an owner's newest jobs (sorted set by creation) | overall time to live; bounded |
+| `ms:bucket:<owner>` | an owner's tokens for submissions (hash) | until it is full again |
+| `ms:front:<lane>:<owner>` | an owner's jobs that wait in a lane (sorted set) | overall time to live; bounded |
+| `ms:back:<lane>` | jobs that wait for one of their owner's to leave the lane (sorted set) | for ever; bounded |
 | `ms:bell:<queue>` | rings for idle workers (list) | for ever; at most 64 entries, none for an idle queue |
 | `ms:worker:<id>` | one worker's last heartbeat (JSON) | three leases |
 | `ms:workers` | ids of workers by last heartbeat (sorted set) | for ever; trimmed at each heartbeat |
@@ -23,6 +27,10 @@ JOB = "ms:job:"
 LOG = "ms:log:"
 KEY = "ms:key:"
 INFLIGHT = "ms:inflight:"
+JOBS = "ms:jobs:"
+BUCKET = "ms:bucket:"
+FRONT = "ms:front:"
+BACK = "ms:back:"
 BELL = "ms:bell:"
 WORKER = "ms:worker:"
 WORKERS = "ms:workers"

@@ -5,6 +5,7 @@ Section numbers are those of the JSON-RPC 2.0 specification.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -126,6 +127,8 @@ def _request(document: Any) -> Call | Fault:
     id = document.get("id")
     if isinstance(id, bool) or not isinstance(id, str | int | float | None):
         return _invalid(f"id must be a string, a number or null, not {_name(id)}.")
+    if isinstance(id, float) and not isfinite(id):  # 1e999 is JSON, but what comes of it could not be sent back as JSON
+        return _invalid("id is a number that is too large.")
     if document.get("jsonrpc") != "2.0":
         return _invalid('jsonrpc must be the string "2.0".', id)
     method, params = document.get("method"), document.get("params", {})

@@ -23,7 +23,7 @@ from shared.pipeline import Argument, Pipeline
 
 SCRIPTS = (
     "submit", "claim", "append", "finish", "requeue", "cancel", "attach", "detach", "snapshot", "positions",
-    "renew", "advertise",
+    "renew", "advertise", "jobs", "queues",
 )  # fmt: skip
 ANYONE = "*"
 
@@ -62,6 +62,9 @@ class Limits:
     log_bytes: int = 256 * 1024 * 1024
     keep_s: float = 3600
     life_s: float = 86_400
+    submit_rate: float = 0
+    submit_burst: int = 100
+    fair_window: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Submitted:
     status: str
     cursor: Cursor
     duplicate: bool
+    tokens: int = -1  # submissions left at once, where there is a rate limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,20 +199,24 @@ class Store:
     async def submit(self, job: NewJob) -> Submitted:
         """Accept a job: once this returns it runs, whatever happens to the caller.
 
-        Raises Problem (queue_full, too_many_in_flight, idempotency_conflict) and StoreUnavailable.
+        Raises Problem (queue_full, too_many_in_flight, rate_limited, idempotency_conflict) and StoreUnavailable.
         """
         limits = self.limits
         reply = await self.run(
             "submit", [keys.lane(job.queue, job.priority)],
             job.id, job.body, job.analysis, job.queue, job.owner, job.max_attempts, int(job.retry),
             _ms(job.timeout_s), _ms(job.delay_s), job.node, _watch(job.terminal_only), job.key, job.fingerprint,
-            limits.queue_depth, limits.owner_in_flight, _ms(limits.life_s),
+            limits.queue_depth, limits.owner_in_flight, _ms(limits.life_s), limits.submit_rate, limits.submit_burst,
+            limits.fair_window if job.owner else 0,
         )  # fmt: skip
         match reply:
-            case [b"accepted", at]:
-                return Submitted(job.id, "queued", Cursor(1, int(at)), duplicate=False)
-            case [b"duplicate", id, status, at]:
-                return Submitted(id.decode(), status.decode(), Cursor(1, int(at)), duplicate=True)
+            case [b"accepted", at, tokens]:
+                return Submitted(job.id, "queued", Cursor(1, int(at)), duplicate=False, tokens=tokens)
+            case [b"duplicate", id, status, at, tokens]:
+                return Submitted(id.decode(), status.decode(), Cursor(1, int(at)), duplicate=True, tokens=tokens)
+            case [b"rate_limited", wait_ms]:
+                detail = f"You may submit {limits.submit_rate:g} jobs a second. Wait {wait_ms} ms."
+                raise Problem("rate_limited", detail, retry_after_s=wait_ms / 1000)
             case [b"conflict"]:
                 raise Problem("idempotency_conflict", f"key {job.key!r} was used for a job with other parameters.")
             case [b"queue_full", depth]:
@@ -259,6 +267,30 @@ class Store:
         reply = await self.run("positions", (), *jobs)
         return [(seq, status.decode()) for seq, status in zip(reply[::2], reply[1::2], strict=True)]
 
+    async def jobs(
+        self, owner: str, *, status: str, analysis: str, limit: int, after: str, limit_bytes: int
+    ) -> list[Snapshot]:
+        """An owner's jobs, newest first. Raises KeyError when `after` is not one of them."""
+        reply = await self.run("jobs", (), owner, status, analysis, limit, after, limit_bytes)
+        if reply == b"unknown":
+            raise KeyError(after)
+        return [read_snapshot(id.decode(), fields) for id, fields in zip(reply[::2], reply[1::2], strict=True)]
+
+    async def workers(self) -> list[bytes]:
+        """The last heartbeat of each live worker, as JSON."""
+        names = await self.pipeline.call("ZRANGE", keys.WORKERS, 0, -1)
+        if not names:
+            return []
+        beats = await self.pipeline.call("MGET", *(keys.WORKER + name.decode() for name in names))
+        return [beat for beat in beats if beat]
+
+    async def queues(self, names: Sequence[str]) -> dict[str, list[tuple[int, int, float]]]:
+        """For each queue and priority: jobs due, jobs in the lane but not due (running or delayed), oldest age in s."""
+        lanes = [keys.lane(name, priority) for name in names for priority in keys.PRIORITIES]
+        flat = await self.run("queues", lanes)
+        rows = [(due, later, age / 1000) for due, later, age in zip(flat[::3], flat[1::3], flat[2::3], strict=True)]
+        return {name: rows[3 * n : 3 * n + 3] for n, name in enumerate(names)}
+
     async def analyses(self) -> dict[str, bytes]:
         """What workers have advertised: JSON by name."""
         reply = await self.pipeline.call("HGETALL", keys.ANALYSES)
@@ -281,7 +313,7 @@ class Store:
         limits = self.limits
         reply = await self.run(
             "claim", lanes, worker, _ms(lease_s), slots, known, queue, adopt_attempts, _ms(limits.life_s),
-            _ms(limits.keep_s), patience_s=0,
+            _ms(limits.keep_s), limits.fair_window, patience_s=0,
         )  # fmt: skip
         wait, *jobs = reply
         return None if wait < 0 else wait / 1000, [_claimed(job) for job in jobs]

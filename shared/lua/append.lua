@@ -7,16 +7,14 @@ if not owns(id, token) then return 'lost' end
 local job = read(id, { 'status', 'attempt', 'appended', 'seq', 'bytes', 'watch', 'watch_end' })
 if not job then return 'lost' end
 local appended, bytes, progress = tonumber(job.appended), tonumber(job.bytes or 0), nil
-for i = 7, #ARGV, 2 do bytes = bytes + #ARGV[i] end
-if job.seq + (#ARGV - 5) / 2 > tonumber(ARGV[4]) or bytes > tonumber(ARGV[5]) then return 'full' end
-for i = 6, #ARGV, 2 do
-  if number > appended then
-    write(job, job.attempt, ARGV[i], ARGV[i + 1])
-    if ARGV[i] == 'progress' then progress = ARGV[i + 1] end
-    appended = number
-  end
-  number = number + 1
+local first = math.max(6, 6 + 2 * (appended + 1 - number))   -- what was written before is passed over
+for i = first + 1, #ARGV, 2 do bytes = bytes + #ARGV[i] end
+if job.seq + (#ARGV - first + 1) / 2 > tonumber(ARGV[4]) or bytes > tonumber(ARGV[5]) then return 'full' end
+for i = first, #ARGV, 2 do
+  write(job, job.attempt, ARGV[i], ARGV[i + 1])
+  if ARGV[i] == 'progress' then progress = ARGV[i + 1] end
 end
+appended = math.max(appended, number - 1 + (#ARGV - 5) / 2)
 redis.call('HSET', JOB .. id, 'seq', job.seq, 'at', now, 'appended', appended, 'bytes', bytes,
   unpack(progress and { 'progress', progress } or {}))
 return 'ok'

@@ -3,7 +3,7 @@
 -- ARGV: id, owner, reason as JSON, keep_ms
 -- → {snapshot} | nil (no such job of this owner)
 local id = ARGV[1]
-local job = read(id, { 'status', 'worker', 'token', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key' })
+local job = read(id, { 'status', 'worker', 'token', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn', 'back' })
 if not job or job.owner ~= ARGV[2] then return nil end
 if not TERMINAL[job.status] then
   if job.status == 'running' then redis.call('PUBLISH', STOP .. job.worker, id .. '\n' .. job.token) end

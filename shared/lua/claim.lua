@@ -1,11 +1,11 @@
 -- claim: take up to n due jobs under a lease. The queue's score is the lease: an entry falls due again by itself when
 -- its worker dies, and a stock arq worker, seeing a score in the future, leaves it alone.
 -- KEYS: lanes, most urgent first. ARGV: worker, lease_ms, n, known analyses as '\nname\nname\n', queue of the lanes,
--- max_attempts for adopted jobs, ttl_ms, keep_ms
+-- max_attempts for adopted jobs, ttl_ms, keep_ms, owner's window in a lane
 -- → {ms until the next entry of these lanes falls due (-1: not known), job, …}, a job being
 --   {id, token, attempt, max_attempts, retry, timeout_ms, analysis, body, adopted}
 local worker, lease, n, known, queue = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local adopt_attempts, ttl, keep = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local adopt_attempts, ttl, keep, window = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local SCAN = 200   -- entries of one lane to look past for one that can be run
 
 -- A job that a stock arq client enqueued gets a record and a log here. Its analysis is in its body, as JSON or msgpack.
@@ -32,7 +32,7 @@ end
 local function take(id, lane)
   local body = redis.call('GET', BODY .. id)
   local job = read(id, { 'status', 'analysis', 'attempt', 'max_attempts', 'retry', 'timeout', 'adopted', 'token',
-    'started', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key' })
+    'started', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn', 'back', 'life' })
   if not job then
     if not body then redis.call('ZREM', lane, id) return nil end
     if redis.call('EXISTS', LEASE .. id) == 1 then return true end   -- a stock worker runs it
@@ -42,6 +42,11 @@ local function take(id, lane)
   if TERMINAL[job.status] then redis.call('ZREM', lane, id) return nil end
   if not body then return fail(job, 'expired', 'The job waited longer than a job may live.') end
   if job.analysis ~= '' and not string.find(known, '\n' .. job.analysis .. '\n', 1, true) then return true end
+  if job.turn == 'late' and front_is_full(lane, job.owner, window) then
+    redis.call('HSET', JOB .. id, 'turn', 'back', 'back', join_back(lane, job.owner, id))
+    redis.call('ZREM', lane, id)
+    return nil
+  end
   local lost = job.status == 'running'   -- its lease ran out
   if lost and tonumber(job.attempt) >= limit then
     return fail(job, 'attempts_exhausted', 'The worker of attempt ' .. job.attempt .. ' of ' .. limit .. ' was lost.')
@@ -54,9 +59,10 @@ local function take(id, lane)
   end
   local attempt = job.attempt + 1
   redis.call('ZADD', lane, now + lease + 1, id)   -- a moment after the lease has run out
+  if job.turn then leave_line(job) end
   write(job, attempt, 'started', '{"attempt":' .. attempt .. ',"worker":' .. cjson.encode(worker) .. '}')
   redis.call('HSET', JOB .. id, 'status', 'running', 'attempt', attempt, 'worker', worker, 'appended', 0, 'token', token,
-    'started', job.started or now, 'seq', job.seq, 'at', now)
+    'started', job.started or now, 'seq', job.seq, 'at', now, unpack(job.turn and { 'turn', '' } or {}))
   return { id, token, attempt, limit, job.retry, job.timeout, job.analysis, body, job.adopted or '0' }
 end
 

@@ -2,7 +2,7 @@
 -- ARGV: id, token, status ('succeeded' | 'failed'), data, keep_ms, arq's result or ''
 -- → 'ok' | 'lost'
 local id, token = ARGV[1], ARGV[2]
-local job = read(id, { 'status', 'settled', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key' })
+local job = read(id, { 'status', 'settled', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn', 'back' })
 if job and job.settled == token then return 'ok' end   -- the same call again, after a reply that got lost
 if not job or not owns(id, token) then return 'lost' end
 close(job, ARGV[3], ARGV[4], tonumber(ARGV[5]), token)

@@ -43,22 +43,64 @@ local function write(job, attempt, kind, data)
   if TERMINAL[kind] then publish(job, 'watch_end', payload) end
 end
 
+-- Wakes one idle worker of a queue. The list is bounded: a worker that has been busy looks before it waits.
+local function ring(queue)
+  if redis.call('LPUSH', BELL .. queue, '1') > 64 then redis.call('LPOP', BELL .. queue) end
+end
+
+-- Fairness between owners. Of each, only so many jobs wait in a lane (the front); the rest wait at the back, in their
+-- order, and one moves up when one of the front leaves. So whoever floods a queue stands before the others with a few
+-- jobs only. A record's `turn` says where a waiting job is: 'front', 'back', or nothing when it does not count.
+
+local function front_is_full(lane, owner, window)
+  local front = FRONT .. lane .. ':' .. owner
+  if redis.call('ZCARD', front) < window then return false end
+  redis.call('ZREMRANGEBYSCORE', front, '-inf', now)   -- jobs that ran out of life without an end
+  return redis.call('ZCARD', front) >= window
+end
+
+local function join_front(lane, owner, id, life)
+  local front = FRONT .. lane .. ':' .. owner
+  redis.call('ZADD', front, now + life, id)
+  redis.call('PEXPIRE', front, 2 * life)
+end
+
+-- A member of the back sorts by owner, then by time.
+local function join_back(lane, owner, id)
+  local member = string.format('%s\n%015d\n%s', owner, now, id)
+  redis.call('ZADD', BACK .. lane, 0, member)
+  return member
+end
+
+-- A job of the front or the back stops waiting; from the back, the owner's next moves up.
+local function leave_line(job)
+  if job.turn == 'back' then redis.call('ZREM', BACK .. job.lane, job.back) end
+  if job.turn ~= 'front' then return end
+  redis.call('ZREM', FRONT .. job.lane .. ':' .. job.owner, job.id)
+  local back = BACK .. job.lane
+  local member = redis.call('ZRANGEBYLEX', back, '[' .. job.owner .. '\n', '(' .. job.owner .. '\n\255', 'LIMIT', 0, 1)[1]
+  if not member then return end
+  redis.call('ZREM', back, member)
+  local id = string.match(member, '^[^\n]*\n%d+\n(.*)$')
+  local life = redis.call('HGET', JOB .. id, 'life')
+  if not life then return end   -- it ran out of life
+  redis.call('HSET', JOB .. id, 'turn', 'front')
+  join_front(job.lane, job.owner, id, life)
+  redis.call('ZADD', job.lane, now, id)
+end
+
 -- The end of a job, whichever it is: its last event, the log closed, the queue and keys cleared, times to live set.
--- Needs of the record: attempt, seq, watch, watch_end, lane, owner, key.
+-- Needs of the record: attempt, seq, watch, watch_end, lane, owner, key, turn, back.
 local function close(job, status, data, keep_ms, settled)
   write(job, job.attempt, status, data)
   redis.call('HSET', JOB .. job.id, 'status', status, 'finished', now, 'seq', job.seq, 'at', now, 'settled', settled or '')
   redis.call('ZREM', job.lane, job.id)
+  if job.turn then leave_line(job) end
   redis.call('DEL', BODY .. job.id, LEASE .. job.id, RETRY .. job.id)
   redis.call('ZREM', INFLIGHT .. job.owner, job.id)
   redis.call('PEXPIRE', JOB .. job.id, keep_ms)
   redis.call('PEXPIRE', LOG .. job.id, keep_ms)
   if job.key then redis.call('PEXPIRE', KEY .. job.owner .. ':' .. job.key, keep_ms) end
-end
-
--- Wakes one idle worker of a queue. The list is bounded: a worker that has been busy looks before it waits.
-local function ring(queue)
-  if redis.call('LPUSH', BELL .. queue, '1') > 64 then redis.call('LPOP', BELL .. queue) end
 end
 
 -- Does `token` own the job? Once its lease has run out, been handed on or been taken away, it never does again.

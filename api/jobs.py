@@ -1,0 +1,268 @@
+"""The HTTP face of the commands: jobs, their events, analyses, workers, queues."""
+
+import asyncio
+import math
+import re
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from pydantic_core import from_json, to_json
+from starlette.responses import Response
+
+from api.commands import Commands
+from api.problems import problems
+from api.schemas import AnalysisInfo, QueueInfo, WorkerInfo
+from api.streams import JSON_LINES, SSE, Format, Stream, StreamResponse
+from shared.apikeys import Principal, bearer
+from shared.errors import ENDS, Problem
+from shared.jobs import Snapshot, Status
+from shared.messages import Attach, Cancel, Events, Submit
+from shared.store import Submitted, new_job_id
+
+router = APIRouter()
+
+
+def commands_of(request: Request) -> Commands:
+    commands: Commands = request.app.state.commands
+    return commands
+
+
+def who_asks(request: Request) -> Principal:
+    """Whose request this is. Raises Problem unauthorized."""
+    return commands_of(request).keys.who(bearer(request.headers.get("authorization")))
+
+
+async def one_submit(
+    request: Request,
+    body: Submit,
+    idempotency_key: Annotated[str | None, Header(description="serves as `key`", max_length=200)] = None,
+) -> Submit:
+    """The body, with the key that a header may give. Raises Problem invalid_params when both differ."""
+    if idempotency_key is None:
+        return body
+    key = idempotency_key.strip().strip('"')
+    if not key or (body.key is not None and body.key != key):
+        raise Problem("invalid_params", "Idempotency-Key: it must not be empty, nor differ from the body's key.")
+    return body.model_copy(update={"key": key})
+
+
+Who = Annotated[Principal, Depends(who_asks)]
+Do = Annotated[Commands, Depends(commands_of)]
+JobPath = Annotated[str, Path(description="a job's id", min_length=1, max_length=512)]
+STREAMS: dict[str, Format] = {
+    "text/event-stream": SSE,
+    "application/jsonl": JSON_LINES,
+    "application/x-ndjson": replace(JSON_LINES, media_type="application/x-ndjson"),
+}
+STREAM_CONTENT = {
+    "text/event-stream": {"schema": {"type": "string"}},
+    "application/jsonl": {"schema": {"$ref": "#/components/schemas/Event"}},
+}
+GENERAL = ("unauthorized", "forbidden", "store_unavailable")
+ADMISSION = (
+    "parse_error", "invalid_request", "invalid_params", "unknown_analysis", "idempotency_conflict", "payload_too_large",
+    "rate_limited", "too_many_in_flight", "queue_full", "draining", "no_workers",
+)  # fmt: skip
+
+
+@router.post(
+    "/jobs",
+    status_code=202,
+    response_model=Snapshot,
+    responses={
+        200: {
+            "model": Snapshot,
+            "description": "the finished job (`Prefer: wait`), or its events as a stream (`Accept`)",
+            "content": STREAM_CONTENT,
+        },
+        **problems(*GENERAL, *ADMISSION),
+    },
+)
+async def submit(
+    request: Request,
+    who: Who,
+    commands: Do,
+    body: Annotated[Submit, Depends(one_submit)],
+    prefer: Annotated[
+        str | None, Header(description="`wait=N`: answer when the job has ended, or after N seconds")
+    ] = None,
+) -> Response:
+    """Submit a job. Once answered it runs, whatever happens."""
+    if stream_format := _streamed(request):
+        stream = Stream(commands)
+        submitted = await stream.submit(who, body)
+        return StreamResponse(stream, stream_format, headers=_submitted_headers(commands, submitted))
+    wait_s = min(_wait_s(prefer), commands.settings.wait_s)
+    if wait_s <= 0:
+        submitted = await commands.submit(who, body, new_job_id(), follow=False)
+        snapshot = await commands.snapshot(submitted.job)
+        return _json(snapshot.as_dict(), 202, _submitted_headers(commands, submitted))
+    who.need("read")
+    stream = Stream(commands)
+    submitted = await stream.submit(who, body.model_copy(update={"events": "terminal"}))
+    try:
+        async with asyncio.timeout(wait_s):
+            async for _ in stream.written(JSON_LINES):
+                pass
+    except TimeoutError:
+        pass
+    finally:
+        stream.close()
+    snapshot = await commands.snapshot(submitted.job)
+    headers = {**_submitted_headers(commands, submitted), "Preference-Applied": f"wait={math.floor(wait_s)}"}
+    return _json(snapshot.as_dict(), 200 if snapshot.terminal else 202, headers)
+
+
+@router.get("/jobs", response_model=list[Snapshot], responses=problems(*GENERAL, "invalid_params"))
+async def jobs(
+    request: Request,
+    who: Who,
+    commands: Do,
+    status: Annotated[Status | None, Query(description="only jobs of this status")] = None,
+    analysis: Annotated[str, Query(description="only jobs of this analysis", max_length=200)] = "",
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    before: Annotated[str, Query(description="the id of the last job of the page before", max_length=512)] = "",
+) -> Response:
+    """The owner's jobs, newest first. `Link: rel="next"` names the next page, while there may be one."""
+    found = await commands.jobs(who, status=status or "", analysis=analysis, limit=limit, before=before)
+    headers = {}
+    if found:
+        following = request.url.include_query_params(before=found[-1].job)
+        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    return _json([snapshot.as_dict() for snapshot in found], 200, headers)
+
+
+@router.get("/jobs/{job}", response_model=Snapshot, responses=problems(*GENERAL, "job_not_found"))
+async def job(who: Who, commands: Do, job: JobPath) -> Response:
+    """A job as it stands."""
+    return _json((await commands.get(who, job)).as_dict())
+
+
+@router.delete(
+    "/jobs/{job}",
+    status_code=202,
+    response_model=Snapshot,
+    responses=problems(*GENERAL, "job_not_found", "invalid_params"),
+)
+async def cancel(
+    who: Who, commands: Do, job: JobPath, reason: Annotated[str | None, Query(max_length=1000)] = None
+) -> Response:
+    """Cancel a job, queued or running. Cancelling one that has ended is no error."""
+    return _json((await commands.cancel(who, Cancel(job=job, reason=reason))).as_dict(), 202)
+
+
+@router.get(
+    "/jobs/{job}/events",
+    response_class=StreamResponse,
+    responses={
+        200: {"content": STREAM_CONTENT, "description": "the events, old ones first, live ones after"},
+        204: {"description": "the job has ended, and its last event was read: no need to come back"},
+        **problems(*GENERAL, "job_not_found", "invalid_params"),
+    },
+)
+async def events(
+    request: Request,
+    who: Who,
+    commands: Do,
+    job: JobPath,
+    after: Annotated[str | None, Query(description="a cursor; absent: from the start")] = None,
+    follow: Annotated[bool, Query(description="false: only what is there now")] = True,
+    events: Annotated[Events, Query(description="`terminal`: only the last")] = "all",
+    last_event_id: Annotated[str | None, Header(description="as `after`, which it overrides")] = None,
+) -> Response:
+    """A job's events, as server-sent events or JSON Lines; ends after the terminal event."""
+    stream = Stream(commands)
+    attached = await stream.attach(who, Attach(job=job, after=last_event_id or after, events=events))
+    if attached.snapshot.terminal and attached.snapshot.cursor == (last_event_id or after):
+        stream.close()
+        return Response(status_code=204)
+    return StreamResponse(stream, _streamed(request) or SSE, follow=follow)
+
+
+@router.get(
+    "/jobs/{job}/result",
+    responses={
+        200: {"content": {"application/json": {"schema": {}}}, "description": "the bare result"},
+        **problems(*GENERAL, "job_not_found", "result_not_ready", *ENDS),
+    },
+)
+async def result(who: Who, commands: Do, job: JobPath) -> Response:
+    """The result alone; a failure is a problem."""
+    snapshot = await commands.get(who, job)
+    if not snapshot.terminal:
+        raise Problem(
+            "result_not_ready", f"The job is {snapshot.status}; try again when it has ended.", retry_after_s=1
+        )
+    if snapshot.status is Status.SUCCEEDED:
+        return _json(snapshot.result)
+    error = snapshot.error or {}
+    code = error.get("code", "cancelled")
+    raise Problem(
+        code if code in ENDS or code == "invalid_params" else "analysis_error", error.get("message", "cancelled")
+    )
+
+
+@router.get("/analyses", response_model=list[AnalysisInfo], responses=problems(*GENERAL))
+async def analyses(_: Who, commands: Do) -> Response:
+    """What can be asked for."""
+    return _json(await commands.analyses())
+
+
+@router.get(
+    "/analyses/{name}", response_model=AnalysisInfo, responses=problems(*GENERAL, "unknown_analysis", "no_workers")
+)
+async def analysis(_: Who, commands: Do, name: str) -> Response:
+    """One analysis, with the JSON Schemas of its parameters and result."""
+    await commands.analyses()
+    return _json(commands.catalog.find(name).as_dict())
+
+
+@router.get("/workers", response_model=list[WorkerInfo], responses=problems(*GENERAL))
+async def workers(who: Who, commands: Do) -> Response:
+    """The live workers, by their last heartbeat."""
+    return _json([from_json(beat) for beat in await commands.workers(who)])
+
+
+@router.get("/queues", response_model=list[QueueInfo], responses=problems(*GENERAL))
+async def queues(who: Who, commands: Do) -> Response:
+    """How full the queues are."""
+    return _json(await commands.queues(who))
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(to_json(content), status, headers, media_type="application/json")
+
+
+def _submitted_headers(commands: Commands, submitted: Submitted) -> dict[str, str]:
+    """Where the job is, and how much more may be submitted (draft-ietf-httpapi-ratelimit-headers)."""
+    headers = {"Location": f"/jobs/{submitted.job}"}
+    limits = commands.store.limits
+    if limits.submit_rate and submitted.tokens >= 0:
+        window = math.ceil(limits.submit_burst / limits.submit_rate)
+        headers["RateLimit-Policy"] = f'"submit";q={limits.submit_burst};w={window}'
+        headers["RateLimit"] = f'"submit";r={submitted.tokens};t={math.ceil(1 / limits.submit_rate)}'
+    return headers
+
+
+def _wait_s(prefer: str | None) -> float:
+    """The wait of a Prefer header (RFC 7240 §4.3), in seconds; 0 where there is none."""
+    found = re.search(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,6})"?(?:$|[,;\s])', prefer or "", re.IGNORECASE)
+    return float(found.group(1)) if found else 0.0
+
+
+def _streamed(request: Request) -> Format | None:
+    """The stream format that the client prefers over JSON (RFC 9110 §12.5.1); None: JSON will do."""
+    best: tuple[float, Format | None] = (0.0, None)
+    for item in request.headers.get("accept", "").split(","):
+        name, *parameters = [part.strip().lower() for part in item.split(";")]
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    weight = float(parameter[2:])
+                except ValueError:
+                    weight = 0.0
+        if name in (*STREAMS, "application/json") and weight > best[0]:
+            best = (weight, STREAMS.get(name))
+    return best[1]

@@ -1,0 +1,270 @@
+"""What is published about the interfaces, generated from the models and tables that the code uses: OpenAPI for HTTP,
+AsyncAPI 3.0 for the socket, and a page for each, and for each kind of problem. No page needs any other site.
+"""
+
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import fastapi_offline
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from api.schemas import EVENT_DATA, NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
+from shared.errors import ENDS, KINDS
+from shared.messages import METHODS
+
+REF = "#/components/schemas/{model}"
+ABOUT = """Submit analysis jobs, follow their events, get their results. A job that was accepted runs, whatever happens.
+
+The same can be had over a WebSocket: see [/asyncapi](/asyncapi)."""
+
+
+def publish(app: FastAPI) -> None:
+    """Add the documents and their pages to the app."""
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.mount("/docs/static", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"), name="docs")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Millstream: HTTP",
+            swagger_js_url="/docs/static/swagger-ui-bundle.js",
+            swagger_css_url="/docs/static/swagger-ui.css",
+            swagger_favicon_url="/docs/static/favicon.png",
+        )
+
+    document = asyncapi()
+
+    @app.get("/asyncapi.json", include_in_schema=False)
+    async def asyncapi_json() -> JSONResponse:
+        return JSONResponse(document)
+
+    @app.get("/asyncapi", include_in_schema=False)
+    async def asyncapi_page() -> HTMLResponse:
+        return HTMLResponse(_socket_page(document))
+
+    @app.get("/problems", include_in_schema=False)
+    async def problem_list() -> HTMLResponse:
+        return HTMLResponse(_page("Problems", _problem_table()))
+
+    @app.get("/problems/{slug}", include_in_schema=False)
+    async def problem_page(slug: str) -> Response:
+        kind = KINDS.get(slug) or ENDS.get(slug)
+        if kind is None:
+            raise HTTPException(404, "Not Found")
+        code = f", JSON-RPC code {kind.code}" if kind.code else ""
+        body = (
+            f"<p><code>{slug}</code>: HTTP status {kind.status}{code}</p>"
+            f"<h2>Where it comes from</h2><p>{escape(kind.cause)}</p><h2>What to do</h2><p>{escape(kind.cure)}</p>"
+            "<p><a href='/problems'>All problems</a></p>"
+        )
+        return HTMLResponse(_page(kind.title, body))
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document: FastAPI's, with the shapes that only streams and errors have."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title="Millstream",
+            version=version("millstream"),
+            summary="Durable analysis jobs, live progress, partial results.",
+            description=ABOUT,
+            routes=app.routes,
+        )
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for shape in (ProblemDocument, JobEvent):
+            schemas[shape.__name__] = shape.model_json_schema(ref_template=REF)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{}, {"key": []}]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def asyncapi() -> dict[str, Any]:
+    """The AsyncAPI 3.0 document of `/ws` under `millstream.v1`."""
+    schemas = _Schemas()
+    messages: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    errors = schemas.add("Error", _error_schema(schemas.of("ProblemDocument", ProblemDocument)))
+    messages["error"] = {"name": "error", "title": "An error", "payload": errors}
+    for method, params in METHODS.items():
+        name = _camel(method)
+        request = _request_schema(method, schemas.of(f"{name}Params", params))
+        messages[f"{name}Request"] = {"name": method, "title": f"Request {method}", "payload": request}
+        result = {"type": "object", "properties": {"result": schemas.of(f"{name}Result", RESULTS[method]), **_ENVELOPE}}
+        messages[f"{name}Result"] = {"name": f"{method} result", "title": f"Result of {method}", "payload": result}
+        operations[name] = {
+            "action": "receive",
+            "title": method,
+            "summary": (params.__doc__ or "").strip().splitlines()[0] if params.__doc__ else method,
+            "channel": {"$ref": "#/channels/socket"},
+            "messages": [{"$ref": f"#/channels/socket/messages/{name}Request"}],
+            "reply": {
+                "channel": {"$ref": "#/channels/socket"},
+                "messages": [{"$ref": f"#/channels/socket/messages/{m}"} for m in (f"{name}Result", "error")],
+            },
+        }
+    for method, shape in NOTIFICATIONS.items():
+        name = _camel(method)
+        payload = _request_schema(method, schemas.of(name, shape), notification=True)
+        summary = (shape.__doc__ or "").strip().splitlines()[0]
+        messages[name] = {"name": method, "title": f"Notification {method}", "summary": summary, "payload": payload}
+        operations[name] = {
+            "action": "send",
+            "title": method,
+            "summary": summary,
+            "channel": {"$ref": "#/channels/socket"},
+            "messages": [{"$ref": f"#/channels/socket/messages/{name}"}],
+        }
+    for kind, data in EVENT_DATA.items():
+        schemas.of(f"{kind.capitalize()}Data", data)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Millstream",
+            "version": version("millstream"),
+            "description": "JSON-RPC 2.0 over the subprotocol millstream.v1: jobs, and their events as they come. "
+            "The data of an event of type T has the schema TData.",
+            "license": {"name": "MIT"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {
+            "socket": {
+                "address": "/ws",
+                "title": "The socket",
+                "description": "Offer the WebSocket subprotocol millstream.v1. Text frames, each a request or a batch.",
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+                "bindings": {"ws": {"method": "GET"}},
+            }
+        },
+        "operations": operations,
+        "components": {"messages": messages, "schemas": schemas.found},
+    }
+
+
+_ENVELOPE = {"jsonrpc": {"const": "2.0"}, "id": {"type": ["string", "number", "null"]}}
+
+
+class _Schemas:
+    """JSON Schemas by name, with every reference among them."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def of(self, name: str, shape: Any, mode: JsonSchemaMode = "validation") -> dict[str, str]:
+        schema = TypeAdapter(shape).json_schema(ref_template=REF, mode=mode, schema_generator=GenerateJsonSchema)
+        self.found.update(schema.pop("$defs", {}))
+        return self.add(name, schema)
+
+    def add(self, name: str, schema: dict[str, Any]) -> dict[str, str]:
+        self.found[name] = schema
+        return {"$ref": REF.format(model=name)}
+
+
+def _request_schema(method: str, params: dict[str, str], *, notification: bool = False) -> dict[str, Any]:
+    properties: dict[str, Any] = {"jsonrpc": {"const": "2.0"}, "method": {"const": method}, "params": params}
+    if not notification:
+        properties["id"] = _ENVELOPE["id"]
+    return {"type": "object", "required": ["jsonrpc", "method"], "properties": properties}
+
+
+def _error_schema(problem: dict[str, str]) -> dict[str, Any]:
+    codes = [kind.code for kind in KINDS.values()]
+    error = {
+        "type": "object",
+        "required": ["code", "message"],
+        "properties": {"code": {"enum": codes}, "message": {"type": "string"}, "data": problem},
+    }
+    return {"type": "object", "required": ["error"], "properties": {**_ENVELOPE, "error": error}}
+
+
+def _camel(method: str) -> str:
+    return "".join(part.capitalize() for part in method.replace("_", ".").split("."))
+
+
+# Pages.
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733 }
+code { font: 14px/1.45 ui-monospace, monospace; background: #f3f5f7; border-radius: 4px; padding: .1em .3em }
+table { border-collapse: collapse; width: 100% }
+td, th { text-align: left; vertical-align: top; padding: .35em .7em; border-bottom: 1px solid #dde3e8 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-size: 1rem } a { color: #0b5cad }
+"""
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)} · Millstream</title>"
+        f"<meta name=viewport content='width=device-width'><style>{STYLE}</style><h1>{escape(title)}</h1>{body}"
+    )
+
+
+def _problem_table() -> str:
+    rows = "".join(
+        f"<tr><td><a href='/problems/{slug}'><code>{slug}</code></a>"
+        f"<td>{kind.status}<td>{kind.code or ''}<td>{escape(kind.title)}"
+        for slug, kind in {**KINDS, **ENDS}.items()
+    )
+    return f"<table><tr><th>Problem<th>HTTP<th>JSON-RPC<th></tr>{rows}</table>"
+
+
+def _socket_page(document: dict[str, Any]) -> str:
+    """The AsyncAPI document, to be read by people."""
+    schemas, messages = document["components"]["schemas"], document["components"]["messages"]
+    parts = [
+        f"<p>{escape(document['info']['description'])} As a document: <a href='/asyncapi.json'>/asyncapi.json</a>. "
+        "HTTP: <a href='/docs'>/docs</a>.</p>"
+    ]
+    for name, operation in document["operations"].items():
+        title = escape(operation["title"])
+        parts.append(f"<h2 id='{name}'><code>{title}</code></h2><p>{escape(operation.get('summary', ''))}</p>")
+        if operation["action"] == "receive":
+            parts.append(_members("Parameter", schemas.get(f"{name}Params", {})))
+            parts.append(_members("Result", schemas.get(f"{name}Result", {})))
+        else:
+            parts.append(_members("Member", schemas.get(name, {})))
+            parts.append(f"<p>Sent by the server. {escape(messages[name].get('summary', ''))}</p>")
+    parts.append("<h2>Event data</h2>")
+    parts += [
+        f"<h3><code>{kind}</code></h3>" + _members("Member", schemas[f"{kind.capitalize()}Data"]) for kind in EVENT_DATA
+    ]
+    return _page("The socket", "".join(parts) + "<h2>Errors</h2>" + _problem_table())
+
+
+def _members(label: str, schema: dict[str, Any]) -> str:
+    if "properties" not in schema:
+        return f"<p>{label}: <code>{escape(_type(schema))}</code></p>"
+    required = schema.get("required", [])
+    rows = "".join(
+        f"<tr><td><code>{escape(name)}</code>{'' if name in required else ' (optional)'}<td>{escape(_type(member))}"
+        f"<td>{escape(member.get('description', ''))}"
+        for name, member in schema["properties"].items()
+    )
+    return f"<table><tr><th>{label}<th>Type<th></tr>{rows}</table>" if rows else f"<p>{label}: none</p>"
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A schema in a few words."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    if "const" in schema:
+        return str(schema["const"])
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if "anyOf" in schema:
+        return " | ".join(map(_type, schema["anyOf"]))
+    if schema.get("type") == "array":
+        return f"array of {_type(schema.get('items', {}))}"
+    return str(schema.get("type", "any JSON"))

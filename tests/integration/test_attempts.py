@@ -1,0 +1,274 @@
+"""append, finish, requeue, renew: only the owner of a lease writes, and what is sent twice is written once."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+import redis.asyncio as redis
+
+from shared.store import Claimed, LeaseLost, Limits, LogFull, Store
+from tests.integration.jobs import (
+    SHORT_S, a_job, claim, claimed_again, events, everything, lease_runs_out, renew, running, snapshot, types,
+)  # fmt: skip
+
+Write = Callable[[Store, Claimed], Awaitable[None]]
+
+
+async def append(store: Store, job: Claimed) -> None:
+    await store.append(job, 1, [("chunk", b"1")])
+
+
+async def succeed(store: Store, job: Claimed) -> None:
+    await store.finish(job, "succeeded", b'{"result":1}', b"for arq")
+
+
+async def fail(store: Store, job: Claimed) -> None:
+    await store.finish(job, "failed", b'{"error":{"code":"analysis_error","message":"no"}}')
+
+
+async def retry(store: Store, job: Claimed) -> None:
+    await store.retry(job, {"code": "analysis_error", "message": "no"}, 0)
+
+
+async def hand_back(store: Store, job: Claimed) -> None:
+    await store.hand_back(job, "leaving")
+
+
+EVERY_WRITE = [append, succeed, fail, retry, hand_back]
+EVERY_END = [succeed, fail, retry, hand_back]
+
+
+async def writes_nothing(store: Store, job: Claimed, write: Write) -> None:
+    before = await everything(store)
+    with pytest.raises(LeaseLost):
+        await write(store, job)
+    assert await everything(store) == before
+
+
+@pytest.mark.parametrize("write", EVERY_WRITE)
+@pytest.mark.parametrize("token", ["", "0", "2", "10", "x"])
+async def test_a_token_that_is_not_the_leases_writes_nothing(store: Store, write: Write, token: str) -> None:
+    job = await running(store)
+    assert job.token == "1"
+    await writes_nothing(store, replace(job, token=token), write)
+
+
+@pytest.mark.parametrize("write", EVERY_WRITE)
+async def test_an_attempt_whose_lease_ran_out_writes_nothing(store: Store, write: Write) -> None:
+    job = await running(store, lease_s=SHORT_S)
+    await lease_runs_out(store, job.id)
+    await writes_nothing(store, job, write)
+
+
+@pytest.mark.parametrize("write", EVERY_WRITE)
+async def test_an_attempt_that_was_replaced_writes_nothing_and_the_new_one_does(store: Store, write: Write) -> None:
+    job = await running(store, lease_s=SHORT_S, max_attempts=2)
+    again = await claimed_again(store, job.id)
+    await writes_nothing(store, job, write)
+    await write(store, again)
+
+
+@pytest.mark.parametrize("write", EVERY_WRITE)
+async def test_an_attempt_whose_job_was_cancelled_writes_nothing(store: Store, write: Write) -> None:
+    job = await running(store)
+    await store.cancel(job.id, "", None)
+    await writes_nothing(store, job, write)
+
+
+@pytest.mark.parametrize("write", [append, succeed, fail])
+async def test_an_attempt_that_was_given_back_writes_nothing_more(store: Store, write: Write) -> None:
+    job = await running(store)
+    await store.hand_back(job, "leaving")
+    before = await everything(store)
+    try:
+        await write(store, job)
+    except LeaseLost:
+        pass
+    assert await everything(store) == before
+
+
+@pytest.mark.parametrize("write", EVERY_WRITE)
+async def test_an_attempt_of_a_job_that_the_store_lost_writes_nothing(
+    store: Store, client: "redis.Redis", write: Write
+) -> None:
+    job = await running(store)
+    await client.flushdb()
+    await writes_nothing(store, job, write)
+
+
+@pytest.mark.parametrize("end", EVERY_END)
+async def test_an_end_told_again_after_a_lost_reply_is_fine_and_does_nothing_more(store: Store, end: Write) -> None:
+    job = await running(store, key="k", fingerprint="f", max_attempts=3)
+    await end(store, job)
+    before = await everything(store)
+    await end(store, job)
+    assert await everything(store) == before
+
+
+@pytest.mark.parametrize("end", [retry, hand_back])
+async def test_an_end_told_again_after_the_job_was_claimed_anew_does_not_disturb_it(store: Store, end: Write) -> None:
+    job = await running(store, max_attempts=3)
+    await end(store, job)
+    (again,) = await claim(store)
+    before = await everything(store)
+    await end(store, job)
+    assert await everything(store) == before
+    await succeed(store, again)
+
+
+async def test_events_sent_again_after_a_lost_reply_are_written_once(store: Store) -> None:
+    job = await running(store)
+    await store.append(job, 1, [("chunk", b"1"), ("progress", b'{"done":1}')])
+    await store.append(job, 1, [("chunk", b"1"), ("progress", b'{"done":1}')])
+    await store.append(job, 2, [("progress", b'{"done":1}'), ("log", b"{}"), ("chunk", b"2")])
+    assert await types(store, job.id) == ["queued", "started", "chunk", "progress", "log", "chunk"]
+    assert [event.seq for event in await events(store, job.id)] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_each_attempt_numbers_its_events_anew(store: Store) -> None:
+    job = await running(store, max_attempts=2)
+    await store.append(job, 1, [("chunk", b"1"), ("chunk", b"2")])
+    await retry(store, job)
+    (again,) = await claim(store)
+    await store.append(again, 1, [("chunk", b"3")])
+    chunks = [(event.attempt, event.data) for event in await events(store, job.id) if event.type == "chunk"]
+    assert chunks == [(1, b"1"), (1, b"2"), (2, b"3")]
+
+
+async def test_data_goes_through_the_store_byte_for_byte(store: Store) -> None:
+    job = await running(store)
+    data = ['"ü \U0001f600 \\n \\u0000"'.encode(), b'"' + b"x" * 300_000 + b'"', b"null", b'"%d {} %s"']
+    await store.append(job, 1, [("chunk", item) for item in data])
+    page = await store.attach(job.id, limit_bytes=10_000_000)
+    assert page is not None
+    assert [event.data for event in page.events[2:]] == data
+
+
+async def test_the_last_progress_is_part_of_the_snapshot(store: Store) -> None:
+    job = await running(store)
+    await store.append(job, 1, [("progress", b'{"done":1}'), ("progress", b'{"done":2,"total":4}'), ("chunk", b"1")])
+    assert (await snapshot(store, job.id)).progress == {"done": 2, "total": 4}
+
+
+async def limited(store: Store, **limits: int) -> Store:
+    return await Store(store.pipeline.url, name="limited", limits=Limits(**limits)).open(10)
+
+
+async def test_a_log_takes_so_many_events_and_then_nothing_of_a_call(store: Store) -> None:
+    small = await limited(store, log_events=4)
+    job = await running(store)
+    await small.append(job, 1, [("chunk", b"1")])
+    with pytest.raises(LogFull):
+        await small.append(job, 2, [("chunk", b"2"), ("chunk", b"3")])
+    assert await types(store, job.id) == ["queued", "started", "chunk"]
+    await small.append(job, 2, [("chunk", b"2")])
+    with pytest.raises(LogFull):
+        await small.append(job, 3, [("chunk", b"3")])
+    await small.finish(job, "failed", b'{"error":{"code":"result_too_large","message":"full"}}')
+    assert (await snapshot(store, job.id)).status == "failed"
+    await small.close()
+
+
+async def test_a_log_takes_so_many_bytes(store: Store) -> None:
+    small = await limited(store, log_bytes=1000)
+    job = await running(store)
+    await small.append(job, 1, [("chunk", b"1" * 900)])
+    with pytest.raises(LogFull):
+        await small.append(job, 2, [("chunk", b"1" * 200)])
+    await small.append(job, 2, [("chunk", b"1" * 100)])
+    await small.close()
+
+
+async def test_events_sent_again_do_not_count_towards_the_limits_of_the_log(store: Store) -> None:
+    small = await limited(store, log_events=4, log_bytes=1000)
+    job = await running(store)
+    both = [("chunk", b"1" * 400), ("chunk", b"2" * 400)]
+    await small.append(job, 1, both)
+    await small.append(job, 1, both)
+    assert await types(store, job.id) == ["queued", "started", "chunk", "chunk"]
+    await small.close()
+
+
+@pytest.mark.parametrize("end", [succeed, fail])
+async def test_the_end_leaves_the_queue_and_gives_what_is_kept_a_time_to_live(
+    store: Store, client: "redis.Redis", end: Write
+) -> None:
+    kept = await limited(store, keep_s=50)
+    job = await running(store, owner="ann", key="k", fingerprint="f")
+    await end(kept, job)
+    assert await client.zcard("arq:queue") == 0
+    assert await client.exists(f"arq:job:{job.id}", f"arq:in-progress:{job.id}", "ms:inflight:ann") == 0
+    for key in (f"ms:job:{job.id}", f"ms:log:{job.id}", "ms:key:ann:k"):
+        assert 40 < await client.ttl(key) <= 50
+    assert (await snapshot(store, job.id)).finished_at is not None
+    await kept.close()
+
+
+async def test_a_result_for_stock_arq_is_kept_only_where_it_is_given(store: Store, client: "redis.Redis") -> None:
+    with_result, without = await running(store), await running(store)
+    await store.finish(with_result, "succeeded", b'{"result":1}', b"for arq")
+    await store.finish(without, "succeeded", b'{"result":1}')
+    assert await client.get(f"arq:result:{with_result.id}") == b"for arq"
+    assert await client.ttl(f"arq:result:{with_result.id}") > 0
+    assert not await client.exists(f"arq:result:{without.id}")
+
+
+async def test_a_retry_waits_for_its_delay_and_uses_up_an_attempt(store: Store) -> None:
+    job = await running(store, max_attempts=2)
+    await store.retry(job, {"code": "analysis_error", "message": "no"}, 0.2)
+    found = await snapshot(store, job.id)
+    assert (found.status, found.attempt) == ("queued", 1)
+    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
+    assert jobs == []
+    assert wait is not None
+    assert 0.05 < wait <= 0.2
+    assert (await claimed_again(store, job.id)).attempt == 2
+    retrying = (await events(store, job.id))[2]
+    error = {"code": "analysis_error", "message": "no"}
+    assert json.loads(retrying.data) == {"error": error, "delay_s": 0.2, "attempt": 1}
+
+
+async def test_a_job_that_is_handed_back_keeps_its_attempt_and_its_place(store: Store) -> None:
+    first = await running(store)
+    await store.submit(a_job("later"))
+    await store.hand_back(first, "leaving")
+    assert (await snapshot(store, first.id)).attempt == 0
+    jobs = await claim(store)
+    assert [(job.id, job.attempt) for job in jobs] == [(first.id, 1), ("later", 1)]
+    assert await types(store, first.id) == ["queued", "started", "log", "started"]
+
+
+async def test_a_heartbeat_says_what_was_lost_and_renews_only_what_is_owned(store: Store) -> None:
+    good, cancelled = await running(store), await running(store)
+    replaced = await running(store, lease_s=SHORT_S, max_attempts=2)
+    await store.cancel(cancelled.id, "", None)
+    again = await claimed_again(store, replaced.id, lease_s=60)
+    lost = await renew(store, "w", 30, good, cancelled, replaced)
+    assert sorted(lost) == sorted((job.id, job.token) for job in (cancelled, replaced))
+    assert 29_000 < await store.pipeline.call("PTTL", f"arq:in-progress:{good.id}") <= 30_000
+    assert await store.pipeline.call("PTTL", f"arq:in-progress:{again.id}") > 50_000
+    assert not await store.pipeline.call("EXISTS", f"arq:in-progress:{cancelled.id}")
+
+
+async def test_a_heartbeat_lists_the_worker_for_three_leases(store: Store, client: "redis.Redis") -> None:
+    await renew(store, "w1", 0.05)
+    assert await client.zrange("ms:workers", 0, -1) == [b"w1"]
+    assert 0 < await client.pttl("ms:worker:w1") <= 150
+    await lease_runs_out(store, "nothing")
+    while await client.exists("ms:worker:w1"):
+        await renew(store, "w2", 60)
+    await renew(store, "w2", 0.05)
+    assert await client.zrange("ms:workers", 0, -1) == [b"w2"]
+
+
+async def test_what_runs_for_long_outlives_its_time_to_live(store: Store, client: "redis.Redis") -> None:
+    short = await Store(store.pipeline.url, name="short", limits=Limits(life_s=100)).open(10)
+    await short.submit(a_job("j", owner="ann"))
+    (job,) = await claim(short)
+    for key in ("arq:job:j", "ms:job:j", "ms:log:j", "ms:inflight:ann"):
+        await client.pexpire(key, 5000)
+    assert await renew(short, "w", 30, job) == []
+    for key in ("arq:job:j", "ms:job:j", "ms:log:j", "ms:inflight:ann"):
+        assert await client.ttl(key) > 90, key
+    await short.close()

@@ -1,0 +1,202 @@
+"""claim: which jobs a worker gets, in which order, and what becomes of those that nobody may run any more."""
+
+import json
+
+import pytest
+import redis.asyncio as redis
+
+from shared.store import Limits, Store
+from tests.integration.jobs import (
+    SHORT_S, a_job, claim, claimed_again, events, lease_runs_out, renew, running, snapshot, types,
+)  # fmt: skip
+from tests.processes import until
+
+
+async def test_a_claimed_job_runs_under_a_lease(store: Store) -> None:
+    job = a_job(max_attempts=4, retry=True, timeout_s=1.5, body=b'{"f":"a"}')
+    await store.submit(job)
+    (claimed,) = await claim(store, lease_s=20, worker="w7")
+    assert (claimed.id, claimed.attempt, claimed.max_attempts, claimed.retry) == (job.id, 1, 4, True)
+    assert (claimed.timeout_s, claimed.analysis, claimed.body, claimed.adopted) == (1.5, "a", b'{"f":"a"}', False)
+    assert await store.pipeline.call("GET", f"arq:in-progress:{job.id}") == claimed.token.encode()
+    assert 19_000 < await store.pipeline.call("PTTL", f"arq:in-progress:{job.id}") <= 20_000
+    started = (await events(store, job.id))[-1]
+    assert (started.type, started.attempt, json.loads(started.data)) == ("started", 1, {"attempt": 1, "worker": "w7"})
+    found = await snapshot(store, job.id)
+    assert (found.status, found.attempt) == ("running", 1)
+    assert found.started_at is not None
+
+
+async def test_a_running_job_is_claimed_by_nobody_else(store: Store) -> None:
+    await running(store)
+    assert await claim(store, worker="w2") == []
+
+
+async def test_jobs_are_claimed_in_the_order_of_their_submits(store: Store) -> None:
+    jobs = [a_job(f"{number:02}") for number in range(10, 0, -1)]
+    for job in jobs:
+        await store.submit(job)
+        clock = await store.pipeline.call("TIME")
+
+        async def later(before: list[bytes] = clock) -> bool:
+            return bool(int((await store.pipeline.call("TIME"))[1]) // 1000 != int(before[1]) // 1000)
+
+        await until(later, what="the next millisecond")
+    assert [job.id for job in await claim(store, 4)] == [job.id for job in jobs[:4]]
+    assert [job.id for job in await claim(store, 100)] == [job.id for job in jobs[4:]]
+
+
+async def test_urgent_jobs_are_claimed_first(store: Store) -> None:
+    jobs = {priority: a_job(priority=priority) for priority in ("low", "default", "high")}
+    for job in jobs.values():
+        await store.submit(job)
+    assert [job.id for job in await claim(store, 2)] == [jobs["high"].id, jobs["default"].id]
+    assert [job.id for job in await claim(store, 2)] == [jobs["low"].id]
+
+
+async def test_a_worker_claims_from_its_own_queue_only(store: Store) -> None:
+    await store.submit(a_job("here"))
+    await store.submit(a_job("there", queue="other"))
+    assert [job.id for job in await claim(store, queue="other")] == ["there"]
+    assert [job.id for job in await claim(store)] == ["here"]
+
+
+async def test_a_delayed_job_is_claimed_when_it_is_due_and_a_worker_knows_when_that_is(store: Store) -> None:
+    await store.submit(a_job("later", delay_s=0.3))
+    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
+    assert jobs == []
+    assert wait is not None
+    assert 0.1 < wait <= 0.3
+    began = await store.pipeline.call("TIME")
+    await claimed_again(store, "later")
+    ended = await store.pipeline.call("TIME")
+    seconds = [int(clock[0]) + int(clock[1]) / 1e6 for clock in (began, ended)]
+    assert seconds[1] - seconds[0] >= wait - 0.005
+
+
+async def test_a_job_that_this_worker_does_not_know_is_left_to_others_and_not_waited_for(store: Store) -> None:
+    await store.submit(a_job("strange", analysis="b"))
+    await store.submit(a_job("mine", priority="low"))
+    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
+    assert [job.id for job in jobs] == ["mine"]
+    assert wait is None or wait > 0, "the worker would ask again at once, for ever"
+    assert [job.id for job in await claim(store, known=["b"])] == ["strange"]
+
+
+async def test_names_of_analyses_are_compared_as_a_whole(store: Store) -> None:
+    await store.submit(a_job(analysis="text"))
+    await store.submit(a_job(analysis="a.*"))
+    assert await claim(store, known=["text.stats", "context", "ab"]) == []
+
+
+async def test_more_unknown_jobs_than_are_looked_past_do_not_hide_the_rest_for_ever(store: Store) -> None:
+    for number in range(450):
+        await store.submit(a_job(f"a{number:03}", analysis="b"))
+    await store.submit(a_job("z"))
+
+    async def found() -> bool:
+        return [job.id for job in await claim(store)] == ["z"]
+
+    await until(found, what="the job behind the unknown ones", within_s=5)
+    ids: set[str] = set()
+
+    async def all_found() -> bool:
+        ids.update(job.id for job in await claim(store, 1000, known=["b"]))
+        return len(ids) == 450
+
+    await until(all_found, what="the unknown ones, for a worker that knows them", within_s=5)
+
+
+async def test_a_job_whose_lease_ran_out_is_run_again(store: Store) -> None:
+    first = await running(store, lease_s=SHORT_S, max_attempts=2)
+    again = await claimed_again(store, first.id)
+    assert (again.attempt, again.token != first.token) == (2, True)
+    assert await types(store, first.id) == ["queued", "started", "retrying", "started"]
+    lost = json.loads((await events(store, first.id))[2].data)
+    assert (lost["error"]["code"], lost["attempt"]) == ("worker_lost", 1)
+
+
+async def test_a_job_whose_last_attempt_is_lost_fails_without_any_worker_asking_for_it(store: Store) -> None:
+    job = await running(store, lease_s=SHORT_S, max_attempts=1)
+    await lease_runs_out(store, job.id)
+
+    async def ended() -> bool:
+        assert await claim(store) == []
+        return (await snapshot(store, job.id)).terminal
+
+    await until(ended, what="the end")
+    found = await snapshot(store, job.id)
+    assert (found.status, found.error["code"]) == ("failed", "attempts_exhausted")
+    assert await types(store, job.id) == ["queued", "started", "failed"]
+
+
+async def test_a_renewed_lease_does_not_run_out(store: Store) -> None:
+    job = await running(store, lease_s=0.3)
+    for _ in range(4):
+        begin = await store.pipeline.call("PTTL", f"arq:in-progress:{job.id}")
+        assert await renew(store, "w", 0.3, job) == []
+        assert await claim(store, worker="w2") == []
+
+        async def half(ttl: int = begin) -> bool:
+            return int(await store.pipeline.call("PTTL", f"arq:in-progress:{job.id}")) < max(150, ttl // 2)
+
+        await until(half, what="half of the lease")
+    await store.finish(job, "succeeded", b'{"result":1}')
+
+
+async def test_a_job_that_waited_longer_than_it_may_live_ends_as_expired(store: Store, client: "redis.Redis") -> None:
+    short = await Store(store.pipeline.url, name="short", limits=Limits(life_s=0.1)).open(10)
+    job = a_job()
+    await short.submit(job)
+
+    async def gone() -> bool:
+        return not await client.exists(f"arq:job:{job.id}")
+
+    await until(gone, what="the end of its life")
+    assert await claim(store) == []
+    found = await snapshot(store, job.id)
+    assert (found.status, found.error["code"]) == ("failed", "expired")
+    assert await client.zcard("arq:queue") == 0
+    await short.close()
+
+
+async def test_a_queue_entry_without_a_job_is_cleared_away(store: Store, client: "redis.Redis") -> None:
+    await client.zadd("arq:queue", {"nothing": 1})
+    assert await claim(store) == []
+    assert await client.zcard("arq:queue") == 0
+
+
+@pytest.mark.parametrize("name", ["a", "odd\nname with space", "ünï\U0001f600"])
+async def test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log(
+    store: Store, client: "redis.Redis", name: str
+) -> None:
+    body = b'{"t":null,"f":"a","a":[1],"k":{},"et":1}'
+    await client.set(f"arq:job:{name}", body, ex=100)
+    await client.zadd("arq:queue", {name: 1})
+    (job,) = await claim(store, adopt_attempts=5)
+    assert (job.id, job.analysis, job.body, job.adopted) == (name, "a", body, True)
+    assert (job.attempt, job.max_attempts, job.retry) == (1, 5, False)
+    assert [(event.job, event.type) for event in await events(store, name)] == [(name, "queued"), (name, "started")]
+    assert (await snapshot(store, name)).owner is None
+
+
+async def test_a_job_that_a_stock_worker_runs_is_left_alone_and_not_waited_for(
+    store: Store, client: "redis.Redis"
+) -> None:
+    await client.set("arq:job:x", b'{"t":null,"f":"a","a":[],"k":{},"et":1}', ex=100)
+    await client.zadd("arq:queue", {"x": 1})
+    await client.set("arq:in-progress:x", b"1", ex=100)
+    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
+    assert jobs == []
+    assert wait is None or wait > 0
+    assert await client.zscore("arq:queue", "x") == 1
+
+
+async def test_a_claim_that_finds_less_than_it_could_take_silences_the_bell(store: Store, client: "redis.Redis") -> None:
+    for _ in range(100):
+        await store.submit(a_job())
+    assert 0 < await client.llen("ms:bell:default") <= 64
+    await claim(store, 100)
+    assert await client.llen("ms:bell:default") > 0
+    await claim(store, 1)
+    assert await client.llen("ms:bell:default") == 0

@@ -1,0 +1,144 @@
+"""submit: what is accepted, once, and what is refused."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from shared.errors import Problem
+from shared.store import Limits, Store
+from tests.integration.jobs import a_job, claim, events, everything, running, snapshot
+from tests.processes import until
+
+
+@asynccontextmanager
+async def limited(store: Store, **limits: Any) -> AsyncIterator[Store]:
+    """The same store under other limits."""
+    other = await Store(store.pipeline.url, name="limited", limits=Limits(**limits)).open(10)
+    yield other
+    await other.close()
+
+
+async def test_an_accepted_job_is_queued_with_its_first_event(store: Store) -> None:
+    job = a_job(analysis='odd "name"', queue="q")
+    submitted = await store.submit(job)
+    assert (submitted.job, submitted.status, submitted.duplicate) == (job.id, "queued", False)
+    (first,) = await events(store, job.id)
+    assert (first.seq, first.type, first.attempt) == (1, "queued", 0)
+    assert json.loads(first.data) == {"analysis": 'odd "name"', "queue": "q"}
+    assert first.cursor == submitted.cursor
+    found = await snapshot(store, job.id)
+    assert (found.status, found.cursor, found.attempt) == ("queued", str(submitted.cursor), 0)
+    assert found.started_at is None
+
+
+async def test_the_same_call_again_is_accepted_and_changes_nothing(store: Store) -> None:
+    job = a_job()
+    first = await store.submit(job)
+    before = await everything(store)
+    again = await store.submit(job)
+    assert (again.job, again.status, again.cursor, again.duplicate) == (job.id, "queued", first.cursor, False)
+    assert await everything(store) == before
+
+
+async def test_a_key_used_again_for_the_same_request_is_the_same_job(store: Store) -> None:
+    first = await store.submit(a_job(key="k", fingerprint="f"))
+    before = await everything(store)
+    again = await store.submit(a_job(key="k", fingerprint="f"))
+    assert (again.job, again.status, again.cursor, again.duplicate) == (first.job, "queued", first.cursor, True)
+    assert await everything(store) == before
+
+
+async def test_a_key_of_a_job_that_ended_still_names_it(store: Store) -> None:
+    job = await running(store, key="k", fingerprint="f")
+    await store.finish(job, "succeeded", b'{"result":1}')
+    again = await store.submit(a_job(key="k", fingerprint="f"))
+    assert (again.job, again.status, again.duplicate) == (job.id, "succeeded", True)
+
+
+async def test_a_key_used_for_another_request_is_a_conflict(store: Store) -> None:
+    await store.submit(a_job(key="k", fingerprint="f"))
+    before = await everything(store)
+    with pytest.raises(Problem) as caught:
+        await store.submit(a_job(key="k", fingerprint="g"))
+    assert caught.value.slug == "idempotency_conflict"
+    assert await everything(store) == before
+
+
+async def test_owners_do_not_share_their_keys(store: Store) -> None:
+    first = await store.submit(a_job(key="k", fingerprint="f", owner="ann"))
+    second = await store.submit(a_job(key="k", fingerprint="f", owner="bob"))
+    assert first.job != second.job
+    assert not second.duplicate
+
+
+async def test_many_submits_at_once_with_one_key_are_one_job(store: Store) -> None:
+    submitted = await asyncio.gather(*(store.submit(a_job(key="k", fingerprint="f")) for _ in range(20)))
+    assert len({item.job for item in submitted}) == 1
+    assert sum(not item.duplicate for item in submitted) == 1
+    assert len(await claim(store)) == 1
+
+
+async def test_a_queue_that_is_full_takes_no_job_and_other_lanes_still_do(store: Store) -> None:
+    async with limited(store, queue_depth=2) as small:
+        await small.submit(a_job())
+        await small.submit(a_job())
+        before = await everything(store)
+        with pytest.raises(Problem) as caught:
+            await small.submit(a_job())
+        assert (caught.value.slug, caught.value.retry_after_s) == ("queue_full", 1)
+        assert await everything(store) == before
+        await small.submit(a_job(priority="high"))
+        await small.submit(a_job(queue="other"))
+
+
+async def test_a_job_that_ends_makes_room_in_a_full_queue(store: Store) -> None:
+    async with limited(store, queue_depth=1) as small:
+        job = await running(store)
+        with pytest.raises(Problem):
+            await small.submit(a_job())
+        await store.finish(job, "succeeded", b'{"result":1}')
+        await small.submit(a_job())
+
+
+async def test_an_owner_may_have_so_many_jobs_in_flight_and_others_are_not_in_the_way(store: Store) -> None:
+    async with limited(store, owner_in_flight=2) as small:
+        first = await small.submit(a_job(owner="ann"))
+        await small.submit(a_job(owner="ann"))
+        with pytest.raises(Problem) as caught:
+            await small.submit(a_job(owner="ann"))
+        assert caught.value.slug == "too_many_in_flight"
+        await small.submit(a_job(owner="bob"))
+        await store.cancel(first.job, "ann", None)
+        await small.submit(a_job(owner="ann"))
+
+
+async def test_a_job_that_ran_out_of_life_is_not_in_flight_any_more(store: Store) -> None:
+    async with limited(store, owner_in_flight=1, life_s=0.1) as small:
+        await small.submit(a_job(owner="ann"))
+
+        async def accepted() -> bool:
+            try:
+                return bool(await small.submit(a_job(owner="ann")))
+            except Problem as problem:
+                assert problem.slug == "too_many_in_flight"
+                return False
+
+        await until(accepted, what="room in flight")
+
+
+async def test_a_refused_submit_leaves_its_key_free(store: Store) -> None:
+    async with limited(store, queue_depth=1) as small:
+        await small.submit(a_job())
+        with pytest.raises(Problem):
+            await small.submit(a_job(key="k", fingerprint="f"))
+    assert not (await store.submit(a_job(key="k", fingerprint="f"))).duplicate
+
+
+async def test_every_key_of_a_new_job_has_a_time_to_live_but_its_lane_and_the_bell(store: Store) -> None:
+    await store.submit(a_job(key="k", fingerprint="f", owner="ann"))
+    lasting = [key for key in await everything(store) if await store.pipeline.call("PTTL", key) == -1]
+    assert sorted(lasting) == [b"arq:queue", b"ms:bell:default"]

@@ -1,0 +1,367 @@
+"""Whatever happens to published events, a follower's reader sees its job's log without a hole and nothing twice."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from api.hub import EARLY, Follower, Hub, State
+from shared.events import START, Cursor, Event
+from shared.jobs import Page, Snapshot, Status
+
+JOB = "j"
+
+
+def an_event(seq: int, type: str = "chunk", at: int = 1000) -> Event:
+    return Event(JOB, seq, at + seq, 1, type, b"{}")
+
+
+def a_page(events: list[Event], *, gap: bool = False, more: bool = False, ended: bool = False) -> Page:
+    status = Status.SUCCEEDED if ended else Status.RUNNING
+    snapshot = Snapshot(JOB, "a", status, 1, 3, None, "default", "", None, None, "0-0", None, None, None)
+    return Page(gap, more, snapshot, events)
+
+
+@dataclass
+class SmallReader:
+    """Holds at most `room` events at a time. `seen` is what it took since the last gap."""
+
+    room: int
+    held: deque[Event] = field(default_factory=deque)
+    seen: list[Event] = field(default_factory=list)
+    gaps: int = 0
+    told: bool = False
+
+    def offer(self, follower: Follower, event: Event) -> bool:
+        assert not (self.seen and self.seen[-1].terminal), "something came after the end"
+        if len(self.held) >= self.room:
+            return False
+        self.held.append(event)
+        self.seen.append(event)
+        return True
+
+    def gap(self, follower: Follower, snapshot: Snapshot | None) -> None:
+        self.gaps += 1
+        self.seen.clear()
+
+    def fell_behind(self, follower: Follower) -> None:
+        self.told = True
+
+    @property
+    def seqs(self) -> list[int]:
+        return [event.seq for event in self.seen]
+
+
+@dataclass
+class Log:
+    """The log of one job, as lua/attach.lua reads it."""
+
+    events: list[Event] = field(default_factory=list)
+    clock: int = 1000
+
+    def write(self, type: str) -> Event:
+        self.clock += 1
+        self.events.append(Event(JOB, len(self.events) + 1, self.clock, 1, type, b"{}"))
+        return self.events[-1]
+
+    @property
+    def ended(self) -> bool:
+        return self.events[-1].terminal
+
+    def page(self, after: Cursor, limit: int, *, terminal_only: bool = False) -> Page:
+        held = [event.cursor for event in self.events]
+        gap = after.seq > 0 and after not in held
+        seq = 0 if gap else after.seq
+        if terminal_only:
+            last_event = [event for event in self.events[-1:] if event.terminal and event.seq > seq]
+            return a_page(last_event, gap=gap, ended=self.ended)
+        events = self.events[seq : seq + limit]
+        last = events[-1].seq if events else seq
+        return a_page(events, gap=gap, more=last < len(self.events), ended=self.ended)
+
+
+@dataclass
+class Watcher:
+    """A follower with its reader, and what of the log it should see."""
+
+    follower: Follower
+    reader: SmallReader
+    begin: Cursor
+    live: bool
+    asked: Cursor | None = None
+    page: Page | None = None
+
+
+class Following(RuleBasedStateMachine):
+    """One job is written and published while readers follow it. The network drops, doubles and reorders what is published; the
+    store may lose the end of the log, which breaks the connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = Log()
+        self.forgotten: list[str] = []
+        self.hub = Hub(self.forgotten.append)
+        self.network: list[Event] = []
+        self.watchers: list[Watcher] = []
+        self.log.write("queued")
+
+    def _join(self, room: int, begin: Cursor, *, live: bool, terminal_only: bool) -> None:
+        reader = SmallReader(room)
+        follower = self.hub.follow(JOB, reader, terminal_only=terminal_only)
+        self.watchers.append(Watcher(follower, reader, begin, live))
+
+    @initialize(room=st.integers(1, 4), terminal_only=st.booleans())
+    def submit(self, room: int, terminal_only: bool) -> None:
+        self._join(room, self.log.events[0].cursor, live=True, terminal_only=terminal_only)
+
+    @precondition(lambda self: len(self.watchers) < 3)
+    @rule(room=st.integers(1, 4), place=st.floats(0, 1), terminal_only=st.booleans())
+    def attach(self, room: int, place: float, terminal_only: bool) -> None:
+        cursors = [START, *(event.cursor for event in self.log.events)]
+        self._join(room, cursors[round(place * (len(cursors) - 1))], live=False, terminal_only=terminal_only)
+
+    @rule(which=st.integers(0, 2))
+    def start(self, which: int) -> None:
+        if which < len(self.watchers) and self.watchers[which].follower.state is State.PENDING:
+            watcher = self.watchers[which]
+            watcher.follower.start(watcher.begin, behind=not watcher.live)
+            self.hub.drop_if_done(watcher.follower)
+
+    @precondition(lambda self: not self.log.ended)
+    @rule(types=st.lists(st.sampled_from(["chunk", "progress", "progress", "log"]), min_size=1, max_size=EARLY + 2))
+    def write(self, types: list[str]) -> None:
+        self.network += [self.log.write(type) for type in types]
+
+    @precondition(lambda self: not self.log.ended)
+    @rule(type=st.sampled_from(["succeeded", "failed", "cancelled"]))
+    def end(self, type: str) -> None:
+        self.network.append(self.log.write(type))
+
+    @precondition(lambda self: self.network)
+    @rule(count=st.integers(1, EARLY + 2))
+    def deliver(self, count: int) -> None:
+        for event in self.network[:count]:
+            self.hub.publish(event)
+        del self.network[:count]
+
+    @precondition(lambda self: self.network)
+    @rule(place=st.floats(0, 1), keep=st.booleans())
+    def deliver_early_or_twice(self, place: float, keep: bool) -> None:
+        index = round(place * (len(self.network) - 1))
+        self.hub.publish(self.network[index])
+        if not keep:
+            del self.network[index]
+
+    @precondition(lambda self: self.network)
+    @rule(place=st.floats(0, 1))
+    def drop(self, place: float) -> None:
+        del self.network[round(place * (len(self.network) - 1))]
+
+    @rule()
+    def connection_breaks(self) -> None:
+        self.network.clear()
+        self.hub.resync()
+
+    @rule(keep=st.integers(1, 30))
+    def store_loses_the_end_of_the_log(self, keep: int) -> None:
+        if any(watcher.follower.state is State.DONE for watcher in self.watchers):
+            return  # what was told cannot be taken back
+        del self.log.events[keep:]
+        for watcher in self.watchers:
+            watcher.page = watcher.asked = None
+        self.connection_breaks()
+
+    @rule(which=st.integers(0, 2))
+    def ask_the_log(self, which: int) -> None:
+        if which < len(self.watchers) and self.watchers[which].follower.state is State.BEHIND:
+            watcher = self.watchers[which]
+            watcher.asked, watcher.page = watcher.follower.ask(), None
+
+    @rule(which=st.integers(0, 2), limit=st.integers(1, 5))
+    def log_answers(self, which: int, limit: int) -> None:
+        watcher = self.watchers[which] if which < len(self.watchers) else None
+        if watcher and watcher.asked is not None:
+            watcher.page = self.log.page(watcher.asked, limit, terminal_only=watcher.follower.terminal_only)
+            watcher.asked = None
+
+    @rule(which=st.integers(0, 2))
+    def page_arrives(self, which: int) -> None:
+        watcher = self.watchers[which] if which < len(self.watchers) else None
+        if watcher and watcher.page is not None:
+            watcher.follower.read(watcher.page)
+            watcher.page = None
+            self.hub.drop_if_done(watcher.follower)
+
+    @rule(which=st.integers(0, 2), count=st.integers(1, 4))
+    def reader_reads(self, which: int, count: int) -> None:
+        if which < len(self.watchers):
+            held = self.watchers[which].reader.held
+            for _ in range(min(count, len(held))):
+                held.popleft()
+
+    @rule()
+    def quiet_logs_are_compared(self) -> None:
+        """As Relay._check does."""
+        for watcher in self.watchers:
+            follower = watcher.follower
+            if self.log.ended or (not follower.terminal_only and follower.cursor.seq != len(self.log.events)):
+                follower.fall_behind()
+
+    @invariant()
+    def nothing_is_missing_and_nothing_comes_twice(self) -> None:
+        for watcher in self.watchers:
+            if watcher.follower.terminal_only:
+                assert [event.terminal for event in watcher.reader.seen] in ([], [True])
+                continue
+            begin = 0 if watcher.reader.gaps else watcher.begin.seq
+            assert watcher.reader.seqs == list(range(begin + 1, begin + 1 + len(watcher.reader.seen)))
+
+    @invariant()
+    def a_follower_that_is_behind_has_told_its_reader(self) -> None:
+        assert all(watcher.reader.told for watcher in self.watchers if watcher.follower.state is State.BEHIND)
+
+    def teardown(self) -> None:
+        """However it stood: once the job ends and the log is read, everybody has had the end."""
+        if not self.watchers:
+            return
+        if not self.log.ended:
+            self.log.write("succeeded")
+        for watcher in self.watchers:
+            if watcher.follower.state is State.PENDING:
+                watcher.follower.start(watcher.begin, behind=not watcher.live)
+        self.quiet_logs_are_compared()
+        for watcher in self.watchers:
+            for _ in range(len(self.log.events) + 2):
+                if watcher.follower.state is State.BEHIND:
+                    watcher.reader.held.clear()
+                    after = watcher.follower.ask()
+                    watcher.follower.read(self.log.page(after, 5, terminal_only=watcher.follower.terminal_only))
+            self.hub.drop_if_done(watcher.follower)
+            assert watcher.follower.state is State.DONE
+            assert watcher.follower not in self.hub.followers.get(JOB, ())
+            if watcher.begin != self.log.events[-1].cursor:
+                assert watcher.reader.seen[-1] == self.log.events[-1]
+        self.nothing_is_missing_and_nothing_comes_twice()
+
+
+Following.TestCase.settings = settings(stateful_step_count=40)
+TestFollowing = Following.TestCase
+
+
+def follow(*, room: int = 100, terminal_only: bool = False) -> tuple[Hub, Follower, SmallReader, list[str]]:
+    forgotten: list[str] = []
+    hub, reader = Hub(forgotten.append), SmallReader(room)
+    return hub, hub.follow(JOB, reader, terminal_only=terminal_only), reader, forgotten
+
+
+def test_events_that_come_before_the_start_are_kept_for_it() -> None:
+    hub, follower, reader, _ = follow()
+    for seq in (2, 3, 4):
+        hub.publish(an_event(seq))
+    assert reader.seqs == []
+    follower.start(Cursor(1, 1001))
+    assert (reader.seqs, follower.state) == ([2, 3, 4], State.LIVE)
+
+
+def test_more_events_before_the_start_than_are_kept_send_the_follower_to_the_log() -> None:
+    hub, follower, reader, _ = follow()
+    for seq in range(2, EARLY + 3):
+        hub.publish(an_event(seq))
+    follower.start(Cursor(1, 1001))
+    assert (reader.seqs, follower.state, reader.told) == ([], State.BEHIND, True)
+
+
+def test_events_that_come_while_the_log_is_read_make_it_be_read_again() -> None:
+    hub, follower, reader, _ = follow()
+    follower.start(START, behind=True)
+    assert follower.ask() == START
+    hub.publish(an_event(3))
+    follower.read(a_page([an_event(1), an_event(2)]))
+    assert follower.state is State.BEHIND
+    assert follower.ask() == an_event(2).cursor
+    follower.read(a_page([an_event(3)]))
+    assert (reader.seqs, follower.state) == ([1, 2, 3], State.LIVE)
+
+
+def test_what_was_heard_but_is_not_in_the_log_when_it_is_read_again_is_not_waited_for() -> None:
+    hub, follower, _, _ = follow()
+    follower.start(START, behind=True)
+    hub.publish(an_event(9))
+    assert follower.ask() == START
+    follower.read(a_page([an_event(1)]))
+    assert follower.state is State.LIVE
+
+
+def test_a_gap_is_told_before_the_log_begins_again() -> None:
+    _, follower, reader, _ = follow()
+    follower.start(Cursor(7, 77), behind=True)
+    follower.read(a_page([an_event(1), an_event(2)], gap=True))
+    assert (reader.gaps, reader.seqs, follower.cursor) == (1, [1, 2], an_event(2).cursor)
+
+
+def test_a_job_that_is_gone_is_told_as_a_gap_and_ends_the_following() -> None:
+    hub, follower, reader, forgotten = follow()
+    follower.start(Cursor(7, 77), behind=True)
+    follower.read(None)
+    hub.drop_if_done(follower)
+    assert (reader.gaps, follower.state, hub.followers, forgotten) == (1, State.DONE, {}, [])
+
+
+def test_an_end_that_the_log_was_read_up_to_already_ends_the_following() -> None:
+    _, follower, reader, _ = follow()
+    follower.start(an_event(5).cursor, behind=True)
+    follower.read(a_page([], ended=True))
+    assert (reader.seqs, follower.state) == ([], State.DONE)
+
+
+def test_a_page_that_comes_after_the_end_is_left_alone() -> None:
+    hub, follower, reader, _ = follow()
+    follower.start(START)
+    hub.publish(an_event(1, "succeeded"))
+    follower.read(a_page([an_event(1, "succeeded")]))
+    assert reader.seqs == [1]
+
+
+@pytest.mark.parametrize("terminal_only", [False, True])
+def test_the_store_is_told_once_nobody_here_follows_a_job_that_goes_on(terminal_only: bool) -> None:
+    hub, follower, _, forgotten = follow(terminal_only=terminal_only)
+    second = hub.follow(JOB, SmallReader(1), terminal_only=False)
+    hub.drop(follower)
+    assert forgotten == []
+    hub.drop(second)
+    assert (forgotten, hub.followers) == ([JOB], {})
+    hub.drop(second)
+    assert forgotten == [JOB]
+
+
+def test_the_store_is_not_told_of_a_job_that_ended_or_that_is_kept() -> None:
+    hub, follower, _, forgotten = follow()
+    follower.start(START)
+    hub.publish(an_event(1, "failed"))
+    assert (forgotten, hub.followers) == ([], {})
+    hub.drop(hub.follow("other", SmallReader(1), terminal_only=False), forget=False)
+    assert forgotten == []
+
+
+def test_an_event_that_nobody_here_wants_is_told_to_the_store_unless_it_is_the_last() -> None:
+    forgotten: list[str] = []
+    hub = Hub(forgotten.append)
+    hub.publish(an_event(2))
+    assert forgotten == [JOB]
+    hub.publish(an_event(3, "succeeded"))
+    assert forgotten == [JOB]
+
+
+def test_followers_of_one_job_do_not_hold_each_other_up() -> None:
+    hub, slow, slow_reader, _ = follow(room=1)
+    fast_reader = SmallReader(100)
+    fast = hub.follow(JOB, fast_reader, terminal_only=False)
+    slow.start(START)
+    fast.start(START)
+    for seq in (1, 2, 3):
+        hub.publish(an_event(seq))
+    assert (fast_reader.seqs, slow_reader.seqs) == ([1, 2, 3], [1])
+    assert (fast.state, slow.state) == (State.LIVE, State.BEHIND)
