@@ -1,6 +1,7 @@
 """`python -m api`: run one API process."""
 
 import sys
+from ipaddress import ip_address
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 
 from api.server import make_server
 from api.settings import ApiSettings
+from shared.apikeys import BadKeyFile, Keys
 from shared.settings import explain, settings_table
 from shared.telemetry import set_up_logging
 
@@ -18,6 +20,20 @@ app = App(
     help_format="plaintext",
     version_flags=[],
 )
+
+
+OPEN_TO_ALL = """Anybody who reaches {host} could use this server, because no keys are set up. Either
+  make keys (millstream keys new NAME --scope submit --scope read) and set MILLSTREAM_API_KEYS_FILE,
+  or listen on this machine only (--host 127.0.0.1),
+  or say that it is meant so: MILLSTREAM_INSECURE=true."""
+
+
+def is_loopback(host: str) -> bool:
+    """Does only this machine reach it?"""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @app.default
@@ -32,6 +48,14 @@ def api(
         settings = ApiSettings(**given)
     except ValidationError as error:
         print(explain(error), file=sys.stderr)
+        return 2
+    if settings.api_keys_file is None and not settings.insecure and not is_loopback(host):
+        print(OPEN_TO_ALL.format(host=host), file=sys.stderr)
+        return 2
+    try:
+        Keys(settings.api_keys_file)
+    except BadKeyFile as error:
+        print(error, file=sys.stderr)
         return 2
     set_up_logging(settings.log_level, tier="api")
     make_server(settings, host, port).run()

@@ -2,14 +2,17 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from shared.apikeys import BadKeyFile, Key, Scope, new_key, read_keys, write_keys
 from shared.demo import tour
 from shared.embedded import NoStore
 from shared.supervisor import CannotRun, Supervisor
@@ -62,6 +65,65 @@ def api(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=Fal
 def worker(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]) -> None:
     """Run one worker; 'millstream worker --help' lists its settings."""
     os.execv(sys.executable, [sys.executable, "-m", "worker", *arguments])
+
+
+keys = App(name="keys", help="API keys: who may use a server, and for what.", help_format="plaintext")
+app.command(keys)
+KeyFile = Annotated[Path, Parameter(name="--file", env_var="MILLSTREAM_API_KEYS_FILE", help="the file of keys")]
+
+
+@keys.command(name="new")
+def keys_new(
+    name: Annotated[str, Parameter(help="the owner of what is made with it; several keys may have the same")],
+    *,
+    scope: Annotated[list[Scope], Parameter(help="what it may be used for; may be repeated", negative="")],
+    days: Annotated[int | None, Parameter(help="how long it is good for (absent: for ever)")] = None,
+    file: KeyFile = Path("keys.json"),
+) -> int:
+    """Make a key and show it, once. A server that reads the file knows it within a second."""
+    if not re.fullmatch(r"[A-Za-z0-9._@-]{1,64}", name):
+        print("A name has 1 to 64 letters, digits, dots, dashes, underscores or @.", file=sys.stderr)
+        return 2
+    text, key = new_key(name, scope, timedelta(days=days) if days else None)
+    return _change_keys(file, lambda known: [*known, key], f"{text}\n\nKey {key.id} of {name}; it is not shown again.")
+
+
+@keys.command(name="list")
+def keys_list(*, file: KeyFile = Path("keys.json")) -> int:
+    """Show which keys there are."""
+    try:
+        for key in read_keys(file):
+            print(
+                f"{key.id}  {key.owner:<20} {','.join(key.scopes):<30} {'until ' + key.expires if key.expires else 'for ever'}"
+            )
+    except BadKeyFile as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+@keys.command(name="revoke")
+def keys_revoke(
+    id: Annotated[str, Parameter(help="as 'keys list' shows it")], *, file: KeyFile = Path("keys.json")
+) -> int:
+    """Make a key useless, within a second."""
+
+    def without(known: list[Key]) -> list[Key]:
+        if all(key.id != id for key in known):
+            raise BadKeyFile(f"There is no key {id!r} in {file}.")
+        return [key for key in known if key.id != id]
+
+    return _change_keys(file, without, f"Key {id} is revoked.")
+
+
+def _change_keys(file: Path, change: Callable[[list[Key]], list[Key]], done: str) -> int:
+    try:
+        write_keys(file, change(read_keys(file)))
+    except (BadKeyFile, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(done)
+    return 0
 
 
 async def _run(
