@@ -21,6 +21,8 @@ from shared.errors import StoreUnavailable
 
 log = structlog.get_logger("millstream.store")
 
+SILENCE_S = 10  # a store that answers nothing for so long is taken for dead, though its connection stands
+
 Reply = Any
 Argument = str | bytes | int | float
 
@@ -45,7 +47,9 @@ class Pipeline:
         self._name = name
         self._on_connect = on_connect
         self._on_push = on_push
-        self._pool: ConnectionPool = ConnectionPool.from_url(url, socket_connect_timeout=5, client_name=name)
+        self._pool: ConnectionPool = ConnectionPool.from_url(
+            url, socket_connect_timeout=5, socket_timeout=5, client_name=name
+        )
         self._outgoing: list[bytes] = []
         self._waiting: deque[asyncio.Future[Reply]] = deque()
         self._writer: asyncio.StreamWriter | None = None
@@ -130,18 +134,29 @@ class Pipeline:
         self._writer = connection._writer
         replies = hiredis.Reader()
         reading = asyncio.create_task(self._read(stream, replies))
+        watching = asyncio.create_task(self._watch())
         try:
             if self._on_connect:
                 preparing = asyncio.ensure_future(self._on_connect(self))
-                await asyncio.wait({preparing, reading}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({preparing, reading, watching}, return_when=asyncio.FIRST_COMPLETED)
                 if not preparing.done():
                     preparing.cancel()
                     raise StoreUnavailable("the connection broke while it was being made ready")
                 preparing.result()
             self.connected.set()
-            await reading
+            await asyncio.wait({reading, watching}, return_when=asyncio.FIRST_COMPLETED)
+            await (reading if reading.done() else watching)
         finally:
             reading.cancel()
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        """Raises StoreUnavailable when one call has waited for its reply for all of SILENCE_S or longer."""
+        oldest = None
+        while oldest is None or not self._waiting or self._waiting[0] is not oldest:
+            oldest = self._waiting[0] if self._waiting else None
+            await asyncio.sleep(SILENCE_S)
+        raise StoreUnavailable("the store stopped answering")
 
     async def _read(self, stream: asyncio.StreamReader, replies: hiredis.Reader) -> None:
         waiting, push = self._waiting, self._on_push

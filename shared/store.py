@@ -170,15 +170,17 @@ class Store:
     async def run(self, name: str, keys_: Sequence[str], *arguments: Argument, patience_s: float | None = None) -> Any:
         """Run a script. Raises StoreUnavailable when the store stays away for longer than `patience_s`."""
         script = self._scripts[name]
+        command = ("EVALSHA", script.sha)
         deadline: float | None = None
         while True:
             try:
-                return await self.pipeline.call("EVALSHA", script.sha, len(keys_), *keys_, *arguments)
+                return await self.pipeline.call(*command, len(keys_), *keys_, *arguments)
             except hiredis.ReplyError as error:
-                if not str(error).startswith(("NOSCRIPT", "LOADING", "READONLY", "MASTERDOWN")):
-                    raise
                 if str(error).startswith("NOSCRIPT"):
-                    await self._load()
+                    command = ("EVAL", script.text)  # which makes the store know it again
+                    continue
+                if not str(error).startswith(("LOADING", "READONLY", "MASTERDOWN")):
+                    raise
             except StoreUnavailable:
                 pass
             loop = asyncio.get_running_loop()
