@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from starlette.responses import Response
-from starlette.websockets import WebSocket
-from uvicorn.protocols.utils import ClientDisconnected
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.commands import Commands
 from api.hub import Follower, State
@@ -101,7 +100,7 @@ class Socket:
         for task in open_:
             task.cancel()
         for task in done:
-            if (error := task.exception()) and not isinstance(error, ClientDisconnected | RuntimeError):
+            if (error := task.exception()) and not isinstance(error, WebSocketDisconnect):
                 log.error("socket failed", exc_info=error)
 
     async def leave(self) -> None:
@@ -272,6 +271,8 @@ class Socket:
                 await self._commands.catch_up(follower)
                 if follower.state is State.BEHIND:
                     session.fell_behind(follower)
+                elif follower.state is State.DONE:
+                    session.leave(follower)
             else:
                 await self._wake.wait()
 
