@@ -9,15 +9,24 @@ import structlog
 from fastapi import FastAPI, Query, Response
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import files, jobs
+from api import jobs
 from api.commands import Commands
-from api.problems import answer_with_problems, problem_response
+from api.files import PREFIX as FILES
+from api.files import STREAM, Files
+from api.problems import answer_with_problems, problem_response, problems
 from api.relay import Relay
+from api.schemas import TrafficInfo
+from api.sending import Traffic
 from api.settings import ApiSettings
 from api.specifications import publish
+from api.tus import PREFIX as UPLOADS
+from api.tus import Tus
 from api.websocket import Sockets
+from api.zerocopy import ZeroCopy
 from shared.apikeys import Keys
+from shared.beneath import Directory
 from shared.errors import Problem
 from shared.store import Store
 
@@ -59,9 +68,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
         title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None, max_body_size=settings.max_body_bytes
     )
     app.state.settings = settings
+    app.state.traffic = Traffic()
     answer_with_problems(app)
     app.include_router(jobs.router)
-    app.include_router(files.router)
     publish(app)
     if settings.cors_origins:
         allowed = [origin.strip() for origin in settings.cors_origins.split(",")]
@@ -72,6 +81,13 @@ def create_app(settings: ApiSettings) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"],
             expose_headers=["Location", "Link", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After"],
         )
+
+    @app.get("/streams", responses=problems("unauthorized", "forbidden"))
+    async def streams(who: jobs.Who) -> TrafficInfo:
+        """Files on their way out: how many, how much, how fast."""
+        who.need("admin")
+        traffic: Traffic = app.state.traffic
+        return TrafficInfo(**traffic.as_dict())
 
     @app.get("/async_route")
     async def async_route(
@@ -99,6 +115,26 @@ def create_app(settings: ApiSettings) -> FastAPI:
         return problem_response(Problem("store_unavailable", "The store does not answer.", retry_after_s=1), "/readyz")
 
     return app
+
+
+def with_files(app: FastAPI) -> ASGIApp:
+    """The whole API: files by apps of their own, for FastAPI costs more than a small file does; zero-copy where the
+    server lets us.
+    """
+    settings: ApiSettings = app.state.settings
+    keys, directory = Keys(settings.api_keys_file), Directory(settings.data_dir)
+    files, uploads = Files(settings, keys, directory, app.state.traffic), Tus(settings, keys, directory)
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path.startswith(FILES) or path == STREAM:
+            await files(scope, receive, send)
+        elif path == UPLOADS or path.startswith(UPLOADS + "/"):
+            await uploads(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return ZeroCopy(route, stall_s=settings.send_timeout_s)
 
 
 async def _keep_catalog(commands: Commands) -> None:

@@ -200,12 +200,14 @@ def _found(job: str, found: T | None) -> T:
 
 
 def _body(analysis: str, params: dict[str, Any]) -> bytes:
-    """The job as arq writes it (see worker/body.py)."""
-    return b'{"t":null,"f":%b,"a":[],"k":%b,"et":%d}' % (
-        to_json(analysis),
-        to_json(params),
-        time.time_ns() // 1_000_000,
-    )
+    """The job as arq writes it (see worker/body.py). Raises Problem invalid_params."""
+    written = to_json(params)
+    if b"Infinity" in written:  # 1e999 is JSON, but what comes of it is not
+        try:
+            from_json(written, allow_inf_nan=False)
+        except ValueError:
+            raise Problem("invalid_params", "params: a number in them is too large.") from None
+    return b'{"t":null,"f":%b,"a":[],"k":%b,"et":%d}' % (to_json(analysis), written, time.time_ns() // 1_000_000)
 
 
 def _fingerprint(request: Submit) -> str:

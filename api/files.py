@@ -1,73 +1,349 @@
-"""`GET /stream/file`: a file, streamed in blocks with aiofiles."""
+"""The file tier: `/files/…`, and `/stream/file`, which is the same stream. An ASGI app of its own, beside FastAPI's.
 
-import errno
+A request goes: path → descriptor (shared/beneath.py) → validators and conditions (conditions.py) → ranges (ranges.py)
+→ headers → bytes (sending.py). The descriptor is opened once and passed on, so what was checked is what is sent.
+"""
+
+import asyncio
 import mimetypes
 import os
-import stat
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Annotated
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from urllib.parse import parse_qs, quote
 
-import aiofiles
-from aiofiles.threadpool.binary import AsyncBufferedReader
-from fastapi import APIRouter, Query, Request
-from starlette.exceptions import HTTPException
-from starlette.responses import StreamingResponse
+import structlog
+from pydantic_core import to_json
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-BLOCK = 256 * 1024
+from api.conditions import Validators, range_applies, refused
+from api.digests import Digests, field, wants_sha256
+from api.problems import plain_problem, problem_response
+from api.ranges import Span, Unsatisfiable, spans
+from api.sending import Cut, Traffic, send_part
+from api.settings import ApiSettings
+from api.uploads import Uploads
+from api.zerocopy import ClientGone
+from shared.apikeys import Keys, bearer
+from shared.beneath import Directory, NotServed
+from shared.errors import Problem
+from shared.events import rfc3339
 
-router = APIRouter()
+log = structlog.get_logger("millstream.api")
 
-
-@router.get("/stream/file", response_class=StreamingResponse)
-async def stream_file(
-    request: Request, path: Annotated[str, Query(description="a path below the data directory")] = "large_file.txt"
-) -> StreamingResponse:
-    """Stream one file of the data directory."""
-    file = await open_below(request.app.state.settings.data_dir, path)
-    size = os.fstat(file.fileno()).st_size
-    media_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
-    headers = {"Content-Length": str(size), "X-Content-Type-Options": "nosniff"}
-    return StreamingResponse(_blocks(file, size), media_type=media_type, headers=headers)
-
-
-async def open_below(directory: Path, path: str) -> AsyncBufferedReader:
-    """Open a regular file below `directory`. HTTPException 404 for everything else, as if it were not there.
-
-    Each step of the path is opened relative to the one before it and may not be a symbolic link, so neither the path
-    nor a change to the directory meanwhile can lead outside.
-    """
-    parts = path.split("/")
-    try:
-        if any(part in ("", ".", "..") or part.startswith(".") or "\0" in part for part in parts):
-            raise FileNotFoundError(errno.ENOENT, "hidden, empty or dotted names are not served")
-        return await aiofiles.open("/".join(parts), "rb", opener=lambda name, _: _open_step_by_step(directory, name))
-    except (OSError, ValueError):
-        raise HTTPException(404, "Not Found") from None
+PREFIX = "/files/"
+STREAM = "/stream/file"
+SETTLE_NS = 20_000_000  # a change within this time of another one may leave the same time stamp behind
+CODINGS = {"zstd": ".zst", "br": ".br", "gzip": ".gz"}  # the best first
+ACTIVE = ("text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml", "text/javascript")
 
 
-def _open_step_by_step(directory: Path, path: str) -> int:
-    *steps, name = path.split("/")
-    at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for step in steps:
-            inner = os.open(step, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-            os.close(at)
-            at = inner
-        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    finally:
-        os.close(at)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise FileNotFoundError(errno.ENOENT, "not a regular file", path)
-    return file
+@dataclass(slots=True)
+class Representation:
+    """An open file and what is said of it."""
+
+    file: int
+    size: int
+    validators: Validators
+    name: str
+    coding: str | None = None
+
+    @classmethod
+    def of(cls, file: int, name: str, coding: str | None = None) -> "Representation":
+        found = os.fstat(file)
+        return cls(file, found.st_size, Validators.of(found), name, coding)
+
+    @property
+    def media_type(self) -> str:
+        kind, packed = mimetypes.guess_type(self.name)
+        return "application/octet-stream" if kind is None or packed else kind
+
+    @property
+    def disposition(self) -> str:
+        """Content-Disposition (RFC 6266): what a browser would run is offered for download instead."""
+        kind = "attachment" if self.media_type in ACTIVE else "inline"
+        plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in self.name)
+        extended = f"; filename*=UTF-8''{quote(self.name, safe='')}" if plain != self.name else ""
+        return f'{kind}; filename="{plain}"{extended}'
 
 
-async def _blocks(file: AsyncBufferedReader, size: int) -> AsyncIterator[bytes]:
-    """The first `size` bytes of the file. One that was cut short meanwhile ends early, and so does the connection."""
-    try:
-        while size > 0 and (block := await file.read(min(BLOCK, size))):
-            size -= len(block)
-            yield block
-    finally:
-        await file.close()
+class Files:
+    """The app. `traffic` is for the operator."""
+
+    def __init__(self, settings: ApiSettings, keys: Keys, directory: Directory, traffic: Traffic) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._directory = directory
+        self._digests = Digests()
+        self._uploads = Uploads(settings, directory)
+        self.traffic = traffic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        method, path = scope["method"], scope["path"]
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        try:
+            response = await self._answer(method, path, query, headers, scope, receive, send)
+        except Problem as problem:
+            response = problem_response(problem, path)
+        except NotServed:
+            response = plain_problem(404, "Not Found", path)
+        except Unsatisfiable as error:
+            response = plain_problem(
+                416, "Range Not Satisfiable", path, headers={"Content-Range": f"bytes */{error.args[0]}"}
+            )
+        except (ClientGone, Cut) as error:
+            log.info("a stream ended early", path=path, reason=str(error) or "the file was cut short")
+            return
+        if response is not None:
+            await response(scope, receive, send)
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, list[str]],
+        headers: Headers,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> Response | None:
+        """Answer, or return what is to be answered. Raises Problem, NotServed, Unsatisfiable, ClientGone, Cut."""
+        who = self._keys.who(bearer(headers.get("authorization")))
+        legacy = path == STREAM
+        name = query.get("path", ["large_file.txt"])[0] if legacy else path.removeprefix(PREFIX)
+        allowed = ("GET", "HEAD") if legacy or not name else ("GET", "HEAD", "PUT", "DELETE")
+        if method not in allowed:
+            return plain_problem(405, "Method Not Allowed", path, headers={"Allow": ", ".join(allowed)})
+        who.need("files:read" if method in ("GET", "HEAD") else "files:write")
+        if method == "PUT":
+            return await self._uploads.put(name, headers, receive)
+        if method == "DELETE":
+            return await self._uploads.delete(name, headers)
+        if not name:
+            return await self._list(query, headers, method, send)
+        if self.traffic.open >= self._settings.streams:
+            detail = (
+                f"{self.traffic.open} streams are open, the limit is {self._settings.streams}. Try again in a moment."
+            )
+            return plain_problem(503, "Too many streams", path, detail, {"Retry-After": "1"})
+        if query.get("follow", [""])[0].lower() in ("true", "1"):
+            return await self._follow(name, query, method, send, receive)
+        return await self._get(name, headers, scope, receive, send)
+
+    async def _get(self, name: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        file = await self._open(name)
+        try:
+            shown = await self._represent(file, name, headers.get("accept-encoding"))
+            try:
+                return await self._send(shown, headers, scope, receive, send)
+            finally:
+                if shown.file != file:
+                    os.close(shown.file)
+        finally:
+            os.close(file)
+
+    async def _send(
+        self, shown: Representation, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> Response | None:
+        method = scope["method"]
+        common = {
+            "ETag": shown.validators.etag,
+            "Last-Modified": shown.validators.last_modified,
+            "Accept-Ranges": "bytes",
+            "Vary": "Accept-Encoding",
+        }
+        status = refused(method, headers, shown.validators)
+        if status == 304:
+            return Response(status_code=304, headers=common)
+        if status is not None:
+            return plain_problem(status, "Precondition Failed", scope["path"])
+        wanted = None
+        if method == "GET" and range_applies(headers.get("if-range"), shown.validators, time.time()):
+            try:
+                wanted = spans(headers.get("range"), shown.size, most=self._settings.ranges)
+            except Unsatisfiable:
+                raise Unsatisfiable(shown.size) from None
+        if wants_sha256(headers.get("want-repr-digest")):
+            common["Repr-Digest"] = field(await self._digests.sha256(shown.file, shown.validators.etag))
+        if shown.coding:
+            common["Content-Encoding"] = shown.coding
+        common["Content-Disposition"] = shown.disposition
+        common["X-Content-Type-Options"] = "nosniff"
+        body = Body(shown, wanted)
+        start = {"type": "http.response.start", "status": body.status, "headers": _raw({**common, **body.headers})}
+        self.traffic.open += 1
+        self.traffic.streams += 1
+        try:
+            await send(start)
+            if method == "HEAD":
+                await send({"type": "http.response.body", "body": b""})
+                return None
+            parts = list(body.parts())
+            for number, part in enumerate(parts, 1):
+                more = number < len(parts)
+                if isinstance(part, bytes):
+                    await send({"type": "http.response.body", "body": part, "more_body": more})
+                else:
+                    stall_s = self._settings.send_timeout_s
+                    await send_part(scope, receive, send, shown.file, part, self.traffic, more=more, stall_s=stall_s)
+        finally:
+            self.traffic.open -= 1
+        return None
+
+    async def _open(self, name: str) -> int:
+        """Open a file: here when the kernel can do so without a disk, else in a thread."""
+        file = self._directory.open_cached(name)
+        if file is None:
+            file = await asyncio.to_thread(self._directory.open, name)
+        if time.time_ns() - os.fstat(file).st_mtime_ns < SETTLE_NS:
+            await asyncio.sleep(SETTLE_NS / 1e9)
+        return file
+
+    async def _represent(self, file: int, name: str, accepted: str | None) -> Representation:
+        """The file itself, or a sibling that is compressed already, if the client takes it and it is not older."""
+        plain = Representation.of(file, name.rpartition("/")[2])
+        for coding in accepted_codings(accepted):
+            try:
+                packed = self._directory.open(name + CODINGS[coding])
+            except NotServed:
+                continue
+            if os.fstat(packed).st_mtime_ns >= os.fstat(file).st_mtime_ns:
+                return Representation.of(packed, plain.name, coding)
+            os.close(packed)
+        return plain
+
+    async def _follow(
+        self, name: str, query: Mapping[str, list[str]], method: str, send: Send, receive: Receive
+    ) -> Response | None:
+        """Like tail -f: from an offset on, then what is appended, until the client leaves or the file is cut short."""
+        try:
+            offset = int(query.get("offset", ["0"])[0])
+        except ValueError:
+            offset = -1
+        if offset < 0:
+            wrong = "it must be a number of bytes, 0 or more"
+            raise Problem("invalid_params", f"offset: {wrong}.", [{"pointer": "/offset", "detail": wrong}])
+        file = await self._open(name)
+        self.traffic.open += 1
+        self.traffic.streams += 1
+        leaving = asyncio.ensure_future(_gone(receive))
+        try:
+            shown = Representation.of(file, name.rpartition("/")[2])
+            headers = {
+                "Content-Type": shown.media_type,
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+            }
+            await send({"type": "http.response.start", "status": 200, "headers": _raw(headers)})
+            while method == "GET" and not leaving.done():
+                found = os.fstat(file)
+                if found.st_size < offset:
+                    break
+                if found.st_size > offset:
+                    data = await asyncio.to_thread(os.pread, file, min(found.st_size - offset, 256 * 1024), offset)
+                    offset += len(data)
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    self.traffic.sent(len(data))
+                elif found.st_nlink == 0:
+                    break
+                else:
+                    await asyncio.wait({leaving}, timeout=self._settings.follow_s)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            leaving.cancel()
+            self.traffic.open -= 1
+            os.close(file)
+        return None
+
+    async def _list(self, query: Mapping[str, list[str]], headers: Headers, method: str, send: Send) -> Response | None:
+        """The files whose paths begin with a prefix, as JSON or, streamed, as JSON Lines."""
+        prefix = query.get("prefix", [""])[0]
+        lines = any(kind in headers.get("accept", "") for kind in ("application/jsonl", "application/x-ndjson"))
+        media_type = "application/jsonl" if lines else "application/json"
+        await send({"type": "http.response.start", "status": 200, "headers": _raw({"Content-Type": media_type})})
+        found = self._directory.walk(prefix)
+        first = True
+        while method == "GET" and (some := await asyncio.to_thread(_some_entries, found)):
+            text = (b"" if lines else b"[" if first else b",") + (b"\n" if lines else b",").join(some)
+            first = False
+            await send({"type": "http.response.body", "body": text + (b"\n" if lines else b""), "more_body": True})
+        end = b"" if lines or method == "HEAD" else b"[]" if first else b"]"
+        await send({"type": "http.response.body", "body": end})
+        return None
+
+
+class Body:
+    """What of a representation is sent: all of it, one part, or several (multipart/byteranges, RFC 9110 §14.6)."""
+
+    def __init__(self, shown: Representation, wanted: list[Span] | None) -> None:
+        self.status = 200 if wanted is None else 206
+        self._spans = [Span(0, shown.size)] if wanted is None else wanted
+        self._heads: list[bytes] = []
+        self._end = b""
+        self.headers = {"Content-Type": shown.media_type}
+        if len(self._spans) == 1:
+            length = self._spans[0].count
+            if wanted is not None:
+                self.headers["Content-Range"] = self._spans[0].content_range(shown.size)
+        else:
+            boundary = secrets.token_hex(16)
+            for number, span in enumerate(self._spans):
+                begin = "" if number == 0 else "\r\n"
+                about = f"Content-Type: {shown.media_type}\r\nContent-Range: {span.content_range(shown.size)}"
+                self._heads.append(f"{begin}--{boundary}\r\n{about}\r\n\r\n".encode())
+            self._end = f"\r\n--{boundary}--\r\n".encode()
+            self.headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
+            length = sum(span.count for span in self._spans) + sum(map(len, self._heads)) + len(self._end)
+        self.headers["Content-Length"] = str(length)
+
+    def parts(self) -> Iterator[bytes | Span]:
+        if not self._heads:
+            yield self._spans[0]
+            return
+        for head, span in zip(self._heads, self._spans, strict=True):
+            yield head
+            yield span
+        yield self._end
+
+
+def accepted_codings(header: str | None) -> list[str]:
+    """The content codings of ours that an Accept-Encoding takes (RFC 9110 §12.5.3), the most wanted first."""
+    weights: dict[str, float] = {}
+    for item in (header or "").split(","):
+        name, *parameters = [part.strip().lower() for part in item.split(";")]
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                with suppress(ValueError):
+                    weight = float(parameter[2:])
+        weights[name] = weight
+    return sorted((c for c in CODINGS if weights.get(c, weights.get("*", 0)) > 0), key=lambda c: -weights.get(c, 0))
+
+
+def _some_entries(found: Iterator[tuple[str, os.stat_result]]) -> list[bytes]:
+    return [
+        to_json(
+            {
+                "path": path,
+                "size": entry.st_size,
+                "modified": rfc3339(entry.st_mtime_ns // 1_000_000),
+                "etag": Validators.of(entry).etag,
+            }
+        )
+        for path, entry in islice(found, 500)
+    ]
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

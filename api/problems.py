@@ -25,6 +25,15 @@ def problem_response(problem: Problem, instance: str | None = None) -> Response:
     return Response(body, problem.kind.status, headers, media_type="application/problem+json")
 
 
+def plain_problem(
+    status: int, title: str, instance: str, detail: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    """An error that HTTP itself has a status for, and needs no page."""
+    document = {"type": "about:blank", "title": title, "status": status, "instance": instance}
+    body = to_json({**document, **({"detail": detail} if detail else {})})
+    return Response(body, status, headers, media_type="application/problem+json")
+
+
 def problems(*slugs: str) -> dict[int | str, dict[str, Any]]:
     """How a route's OpenAPI describes the problems that it may answer with."""
     described: dict[int | str, dict[str, Any]] = {}
@@ -51,10 +60,8 @@ def answer_with_problems(app: FastAPI) -> None:
         if error.status_code == 413:
             detail = "The body is over the limit (MILLSTREAM_MAX_BODY_BYTES)."
             return problem_response(Problem("payload_too_large", detail), request.url.path)
-        document = {
-            "type": "about:blank", "title": error.detail, "status": error.status_code, "instance": request.url.path
-        }  # fmt: skip
-        return Response(to_json(document), error.status_code, error.headers, media_type="application/problem+json")
+        headers = dict(error.headers or {})
+        return plain_problem(error.status_code, str(error.detail), request.url.path, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:

@@ -56,6 +56,15 @@ class QueueInfo(Shape):
     oldest_age_s: float = Field(description="how long the first in line has waited")
 
 
+class TrafficInfo(Shape):
+    """Files on their way out of this process."""
+
+    open: int = Field(description="streams that are open")
+    streams: int = Field(description="streams since the start")
+    bytes_sent: int
+    bytes_per_s: int = Field(description="the rate of about the last ten seconds")
+
+
 class Queued(Shape):
     analysis: str
     queue: str

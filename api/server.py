@@ -8,7 +8,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from api.app import create_app
+from api.app import create_app, with_files
 from api.settings import ApiSettings
 
 log = structlog.get_logger("millstream.api")
@@ -51,7 +51,7 @@ class Server(uvicorn.Server):
 def make_server(settings: ApiSettings, host: str, port: int) -> Server:
     app = create_app(settings)
     config = uvicorn.Config(
-        app,
+        with_files(app),
         host=host,
         port=port,
         loop="uvloop",

@@ -8,7 +8,14 @@ from shared.settings import Settings
 
 
 class ApiSettings(Settings):
-    data_dir: Path = Field(Path("data"), description="the directory whose files are served")
+    streams: int = Field(5000, ge=1, description="files sent at a time; the next is answered with 503")
+    ranges: int = Field(32, ge=1, description="ranges in one request; a header with more is ignored")
+    send_timeout_s: float = Field(60, gt=0, description="a client that reads nothing of a file for so long is dropped")
+    follow_s: float = Field(0.25, gt=0, description="how often a followed file is looked at, in seconds")
+    upload_bytes: int = Field(10 * 1024**3, ge=1, description="bytes in one uploaded file")
+    upload_life_s: float = Field(
+        86_400, gt=0, description="how long an unfinished resumable upload is kept, in seconds"
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="bytes in one frame or request body")
     connections: int = Field(
         20_000, ge=1, description="sockets open at a time; the next is told to come back later (1013)"

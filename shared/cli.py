@@ -93,9 +93,8 @@ def keys_list(*, file: KeyFile = Path("keys.json")) -> int:
     """Show which keys there are."""
     try:
         for key in read_keys(file):
-            print(
-                f"{key.id}  {key.owner:<20} {','.join(key.scopes):<30} {'until ' + key.expires if key.expires else 'for ever'}"
-            )
+            until = f"until {key.expires}" if key.expires else "for ever"
+            print(f"{key.id}  {key.owner:<20} {','.join(key.scopes):<30} {until}")
     except BadKeyFile as error:
         print(error, file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 Every setting is an environment variable `MILLSTREAM_<NAME>`, or a line of a `.env` file.
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -16,6 +17,7 @@ class Settings(BaseSettings):
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="the store: redis://, rediss:// or unix://")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
+    data_dir: Path = Field(Path("data"), description="the directory of files that are served, and that analyses read")
     store_patience_s: float = Field(
         10, gt=0, description="how long a call waits through an outage of the store before it fails, in seconds"
     )

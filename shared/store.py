@@ -207,7 +207,8 @@ class Store:
         reply = await self.run(
             "submit", [keys.lane(job.queue, job.priority)],
             job.id, job.body, job.analysis, job.queue, job.owner, job.max_attempts, int(job.retry),
-            _ms(job.timeout_s), _ms(job.delay_s), job.node, _watch(job.terminal_only), job.key, job.fingerprint,
+            max(1, _ms(job.timeout_s)) if job.timeout_s else 0, _ms(job.delay_s), job.node,
+            _watch(job.terminal_only), job.key, job.fingerprint,
             limits.queue_depth, limits.owner_in_flight, _ms(limits.life_s), limits.submit_rate, limits.submit_burst,
             limits.fair_window if job.owner else 0,
         )  # fmt: skip

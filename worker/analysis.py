@@ -16,9 +16,11 @@ is a chunk, and the result is null unless `ctx.result(value)` was called.
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, get_type_hints
 
+from aiofiles.threadpool.binary import AsyncBufferedReader
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import to_json
@@ -59,6 +61,15 @@ class Context(Protocol):
 
     def result(self, value: Any) -> None:
         """Set the result of an analysis that is a generator."""
+
+    def open(self, path: str) -> AbstractAsyncContextManager[AsyncBufferedReader]:
+        """Open a file of the data directory for reading, by the path that clients know it by (`/files/<path>`):
+
+            async with ctx.open("corpus/hamlet.txt") as file:
+                text = (await file.read()).decode()
+
+        Raises FileNotFoundError for everything that is not served either: hidden names, links, what lies outside.
+        """
 
 
 @dataclass(frozen=True, slots=True)

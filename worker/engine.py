@@ -18,6 +18,7 @@ from arq.worker import Worker, func
 from redis.asyncio import ConnectionPool
 
 from shared import keys
+from shared.beneath import Directory
 from shared.errors import StoreUnavailable
 from shared.pipeline import Pipeline
 from shared.store import Claimed, Store
@@ -51,6 +52,7 @@ class Engine(Worker):
         self._analyses = analyses
         self._known = "\n" + "\n".join(analyses) + "\n"
         self._store = store
+        self._directory = Directory(settings.data_dir)
         self._bell = Pipeline(settings.redis_url, name=f"{name}-bell")
         self._stops = Pipeline(settings.redis_url, name=f"{name}-stops", on_connect=self._listen, on_push=self._on_push)
         self._claimed: dict[str, Claimed] = {}
@@ -147,7 +149,7 @@ class Engine(Worker):
     async def run_job(self, job_id: str, score: int) -> None:
         """Run what was claimed under this key (`id token`; the score is arq's and not used)."""
         job = self._claimed.pop(job_id)
-        attempt = Attempt(job, self._store, self._settings, self.name)
+        attempt = Attempt(job, self._store, self._settings, self.name, self._directory)
         self.attempts[job.id, job.token] = attempt
         analysis = self._analyses.get(job.analysis)
         outcome = await attempt.run(analysis)

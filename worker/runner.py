@@ -3,15 +3,19 @@
 import asyncio
 import random
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import aiofiles
 import structlog
+from aiofiles.threadpool.binary import AsyncBufferedReader
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from shared.beneath import Directory, NotServed
 from shared.errors import StoreUnavailable
 from shared.store import Claimed, LeaseLost, LogFull, Store
 from worker.analysis import Analysis, Final, Level, Retry
@@ -58,7 +62,7 @@ class Attempt:
     next. An analysis that is faster than the store waits once the buffer is full.
     """
 
-    def __init__(self, job: Claimed, store: Store, settings: WorkerSettings, worker: str) -> None:
+    def __init__(self, job: Claimed, store: Store, settings: WorkerSettings, worker: str, directory: Directory) -> None:
         self.job = job.id
         self.attempt = job.attempt
         self.stopped: Stop | None = None
@@ -68,6 +72,7 @@ class Attempt:
         self._store = store
         self._settings = settings
         self._worker = worker
+        self._directory = directory
         self._task = asyncio.current_task()
         self._began = time.monotonic()
         self._events: list[tuple[str, bytes]] = []
@@ -85,7 +90,8 @@ class Attempt:
     async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         data = {"done": done, "total": total, "message": message}
         if self._events and self._events[-1][0] == "progress":
-            self._events.pop()  # not sent yet, and already history
+            _, passed = self._events.pop()  # not sent yet, and already history
+            self._bytes -= len(passed)
         await self._put("progress", to_json({k: v for k, v in data.items() if v is not None}, inf_nan_mode="null"))
 
     async def log(self, message: str, level: Level = "info") -> None:
@@ -93,6 +99,15 @@ class Attempt:
 
     def result(self, value: Any) -> None:
         self.returned = value
+
+    @asynccontextmanager
+    async def open(self, path: str) -> AsyncIterator[AsyncBufferedReader]:
+        try:
+            file = await asyncio.to_thread(self._directory.open, path)
+        except NotServed:
+            raise FileNotFoundError(f"There is no file {path!r} in the data directory.") from None
+        async with aiofiles.open(file, "rb") as handle:
+            yield handle
 
     # Writing events.
 
@@ -196,11 +211,16 @@ class Attempt:
 
     async def _compute(self, analysis: Analysis, params: BaseModel) -> Any:
         given = {name: getattr(params, name) for name in type(params).model_fields}
-        if not analysis.generator:
-            return await analysis.function(self, **given)
-        async for chunk in analysis.function(self, **given):
-            await self.emit(chunk)
-        return self.returned
+        try:
+            if not analysis.generator:
+                return await analysis.function(self, **given)
+            async for chunk in analysis.function(self, **given):
+                await self.emit(chunk)
+            return self.returned
+        except asyncio.CancelledError as error:
+            if self._task is None or self._task.cancelling():
+                raise
+            raise RuntimeError("The analysis awaited something that was cancelled.") from error
 
     def _succeeded(self, analysis: Analysis, value: Any) -> bytes | Failure:
         try:

@@ -1,12 +1,19 @@
-"""A store that is empty at the start of each test."""
+"""A store that is empty at the start of each test; and APIs and workers that run for the whole session."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import redis.asyncio as redis
 
 from shared.store import Limits, Store
-from tests.processes import Process
+from tests.integration.rpc import Rpc, rpc
+from tests.processes import Process, Processes
+
+ANALYSES = "tests.integration.analyses_for_tests"
 
 
 @pytest.fixture
@@ -23,3 +30,36 @@ async def store(valkey: Process, client: "redis.Redis") -> AsyncIterator[Store]:
     await store.open(10)
     yield store
     await store.close()
+
+
+@dataclass(frozen=True)
+class Stack:
+    """An API and workers in a database of their own."""
+
+    store: Process
+    api: Process
+    workers: list[Process]
+    data: Path
+
+
+def database(valkey: Process, number: int) -> Process:
+    return replace(valkey, url=valkey.url.removesuffix("0") + str(number))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(valkey: Process, processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    """One API and two workers, with the settings of a real one but for short waits."""
+    store, data = database(valkey, 1), tmp_path_factory.mktemp("data")
+    worker = {"MILLSTREAM_ANALYSES": ANALYSES, "MILLSTREAM_RETRY_BASE_S": "0.05"}
+    api, *workers = await asyncio.gather(
+        processes.api(store, MILLSTREAM_DATA_DIR=str(data), MILLSTREAM_CHECK_S="0.5"),
+        processes.worker(store, **worker),
+        processes.worker(store, **worker),
+    )
+    return Stack(store, api, list(workers), data)
+
+
+@pytest.fixture
+async def client_rpc(stack: Stack) -> AsyncIterator[Rpc]:
+    async with rpc(stack.api) as client:
+        yield client

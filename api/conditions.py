@@ -1,0 +1,70 @@
+"""Conditional requests, in the order of RFC 9110 §13.2.2. No I/O."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+
+_TAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What tells one state of a representation from another: its strong ETag, quoted, and the second it was changed."""
+
+    etag: str
+    modified: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> "Validators":
+        """Another inode, size or time of change is another state."""
+        return cls(f'"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"', int(found.st_mtime))
+
+    @property
+    def last_modified(self) -> str:
+        return format_datetime(datetime.fromtimestamp(self.modified, UTC), usegmt=True)
+
+
+def refused(method: str, headers: Mapping[str, str], current: Validators | None) -> int | None:
+    """The status that ends the request (304 or 412), or None when it goes on. `current` None: nothing is there yet."""
+    reading = method in ("GET", "HEAD")
+    if (match := headers.get("if-match")) is not None:
+        if not _matches(match, current, weak=False):
+            return 412
+    elif (since := _date(headers.get("if-unmodified-since"))) is not None and current and current.modified > since:
+        return 412
+    if (none := headers.get("if-none-match")) is not None:
+        if _matches(none, current, weak=True):
+            return 304 if reading else 412
+    elif reading and current and (since := _date(headers.get("if-modified-since"))) is not None:
+        return 304 if current.modified <= since else None
+    return None
+
+
+def range_applies(if_range: str | None, current: Validators, now: float) -> bool:
+    """Does an If-Range header (§13.1.5) let the ranges stand? A date counts only as a strong validator (§8.8.2.2)."""
+    if if_range is None:
+        return True
+    if if_range.startswith('"'):
+        return if_range.strip() == current.etag
+    return if_range.strip() == current.last_modified and current.modified <= now - 1
+
+
+def _matches(header: str, current: Validators | None, *, weak: bool) -> bool:
+    if current is None:
+        return False
+    if header.strip() == "*":
+        return True
+    return any(f'"{tag}"' == current.etag and (weak or not mark) for mark, tag in _TAG.findall(header))
+
+
+def _date(header: str | None) -> int | None:
+    """Unix seconds, or None for what is no HTTP date: such a header is ignored (§13.1.3)."""
+    if header is None:
+        return None
+    try:
+        return int(parsedate_to_datetime(header).replace(tzinfo=UTC).timestamp())
+    except (TypeError, ValueError, OverflowError):
+        return None

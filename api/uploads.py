@@ -1,0 +1,243 @@
+"""Writing files: PUT and DELETE. Complete or not there at all. (Resumable uploads: tus.py.)
+
+What comes is written to a hidden file in the target's directory, synced, and renamed over the target; so a reader
+sees the old file or the new one, and whatever breaks leaves nothing. Conditions are checked again under a lock right
+before the rename.
+"""
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+from base64 import b64decode
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.responses import Response
+from starlette.types import Receive
+
+from api.conditions import Validators, refused
+from api.problems import plain_problem
+from api.settings import ApiSettings
+from shared.beneath import Directory, NotServed, parts
+from shared.errors import Problem
+
+BLOCK = 1024 * 1024
+ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}  # RFC 9530 §5
+
+
+class Broken(Exception):
+    """The client left before the end."""
+
+
+class Full(Exception):
+    """The disk, or a quota, is full."""
+
+
+class TooLarge(Exception):
+    """More came than an upload may have."""
+
+
+@dataclass(slots=True)
+class Expected:
+    """Digests that the client says the content has: raw, by algorithm."""
+
+    digests: dict[str, bytes]
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> "Expected":
+        """From Repr-Digest and Content-Digest (RFC 9530). Raises Problem when one cannot be read."""
+        found: dict[str, bytes] = {}
+        for header in ("repr-digest", "content-digest"):
+            for item in headers.get(header, "").split(","):
+                name, _, value = item.strip().partition("=")
+                if name.lower() in ALGORITHMS:
+                    try:
+                        found[name.lower()] = b64decode(value.strip(" :"), validate=True)
+                    except ValueError:
+                        raise Problem("invalid_request", f"{header}: {name}=:…: must hold base64.") from None
+        return cls(found)
+
+
+class Uploads:
+    def __init__(self, settings: ApiSettings, directory: Directory) -> None:
+        self._settings = settings
+        self._directory = directory
+
+    async def put(self, path: str, headers: Mapping[str, str], receive: Receive) -> Response:
+        """Create or replace a file with the request's body: 201 or 204."""
+        parts(path)
+        instance = f"/files/{path}"
+        if "content-range" in headers:
+            return plain_problem(400, "Bad Request", instance, "A PUT holds a whole file: no Content-Range.")
+        if headers.get("content-encoding", "identity") != "identity":
+            return plain_problem(
+                415, "Unsupported Media Type", instance, "Send the file as it is, without Content-Encoding."
+            )
+        if int(headers.get("content-length", "0")) > self._settings.upload_bytes:
+            return self._too_large(instance)
+        expected = Expected.of(headers)
+        if early := await asyncio.to_thread(self._refused, path, headers):
+            return plain_problem(early, "Precondition Failed", instance)
+        try:
+            return await self._store(path, headers, expected, body_blocks(receive))
+        except Broken:
+            return plain_problem(400, "Bad Request", instance, "The upload ended before its end.")
+        except TooLarge:
+            return self._too_large(instance)
+        except Full:
+            detail = "There is no room for this file; nothing of it was kept."
+            return plain_problem(507, "Insufficient Storage", instance, detail)
+
+    async def _store(
+        self, path: str, headers: Mapping[str, str], expected: Expected, body: AsyncIterator[bytes]
+    ) -> Response:
+        hashes = {name: hashlib.new(ALGORITHMS[name]) for name in expected.digests}
+        with disk_errors():
+            temporary = await asyncio.to_thread(_Temporary, self._directory, path)
+        try:
+            size = 0
+            async for block in body:
+                size += len(block)
+                if size > self._settings.upload_bytes:
+                    raise TooLarge
+                with disk_errors():
+                    await asyncio.to_thread(temporary.write, block, hashes)
+            for name, digest in expected.digests.items():
+                if hashes[name].digest() != digest:
+                    raise Problem(
+                        "invalid_request", f"The content does not have the {name} digest that was named for it."
+                    )
+            with disk_errors():
+                status, etag = await asyncio.to_thread(temporary.publish, headers)
+        finally:
+            await asyncio.to_thread(temporary.discard)
+        if status == 412:
+            return plain_problem(412, "Precondition Failed", f"/files/{path}")
+        return Response(status_code=status, headers={"ETag": etag, "Location": f"/files/{path}"})
+
+    async def delete(self, path: str, headers: Mapping[str, str]) -> Response:
+        """Remove a file: 204. Raises NotServed."""
+        parts(path)
+        return await asyncio.to_thread(self._delete, path, headers)
+
+    def _delete(self, path: str, headers: Mapping[str, str]) -> Response:
+        os.close(self._directory.open(path))  # a regular file, and nothing else
+        with self._directory.parent(path) as (directory, name), _locked(directory):
+            if status := refused("DELETE", headers, _current(directory, name)):
+                return plain_problem(status, "Precondition Failed", f"/files/{path}")
+            try:
+                os.unlink(name, dir_fd=directory)
+            except FileNotFoundError:
+                raise NotServed(path) from None
+        return Response(status_code=204)
+
+    def _refused(self, path: str, headers: Mapping[str, str]) -> int | None:
+        """A look before the body is read, so that what will be refused is refused at once."""
+        try:
+            with self._directory.parent(path) as (directory, name):
+                return refused("PUT", headers, _current(directory, name))
+        except NotServed:
+            return refused("PUT", headers, None)
+
+    def _too_large(self, instance: str) -> Response:
+        detail = f"A file may have {self._settings.upload_bytes} bytes (MILLSTREAM_UPLOAD_BYTES)."
+        problem = Problem("payload_too_large", detail).document(instance)
+        return Response(to_json(problem), 413, {"Connection": "close"}, media_type="application/problem+json")
+
+
+class _Temporary:
+    """A hidden file beside the target, on its way to become it. Blocking; for a thread."""
+
+    def __init__(self, directory: Directory, path: str) -> None:
+        self._context = directory.parent(path, create=True)
+        self._directory, self._target = self._context.__enter__()
+        self._name: str | None = f".upload-{secrets.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._file = os.open(self._name, flags, 0o644, dir_fd=self._directory)
+        except OSError:
+            self._context.__exit__(None, None, None)
+            raise
+
+    def write(self, block: bytes, hashes: Mapping[str, Any]) -> None:
+        write_all(self._file, block)
+        for digest in hashes.values():
+            digest.update(block)
+
+    def publish(self, headers: Mapping[str, str]) -> tuple[int, str]:
+        """Make it the target: 201 or 204 and its ETag, or 412."""
+        os.fsync(self._file)
+        assert self._name is not None
+        with _locked(self._directory):
+            current = _current(self._directory, self._target)
+            if status := refused("PUT", headers, current):
+                return status, ""
+            os.rename(self._name, self._target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            self._name = None
+            os.fsync(self._directory)
+        return (201 if current is None else 204), Validators.of(os.fstat(self._file)).etag
+
+    def discard(self) -> None:
+        """Close it, and remove what has not been published."""
+        os.close(self._file)
+        if self._name is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(self._name, dir_fd=self._directory)
+        self._context.__exit__(None, None, None)
+
+
+async def body_blocks(receive: Receive) -> AsyncIterator[bytes]:
+    """The request's body in blocks of about BLOCK bytes. Raises Broken when the client leaves before its end."""
+    held = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Broken
+        held += message.get("body", b"")
+        if len(held) >= BLOCK or not message.get("more_body", False):
+            yield bytes(held)
+            held.clear()
+        if not message.get("more_body", False):
+            return
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """What the file system refuses, in words. Raises Full, NotServed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise Full from error
+        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG):
+            raise NotServed from error
+        raise
+
+
+@contextmanager
+def _locked(directory: int) -> Iterator[None]:
+    """One writer of a directory at a time, across processes, while it looks and renames."""
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(directory, fcntl.LOCK_UN)
+
+
+def _current(directory: int, name: str) -> Validators | None:
+    try:
+        return Validators.of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+
+
+def write_all(file: int, block: bytes) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[os.write(file, view) :]

@@ -1,0 +1,173 @@
+"""Zero-copy under uvicorn: the ASGI extension `http.response.pathsend`, answered with sendfile(2).
+
+An ASGI server that offers the extension takes `{"type": "http.response.pathsend", "path": …}` in place of a body.
+uvicorn offers none, so this wrapper, the outermost app, does it for connections that are plain TCP: it finds
+uvicorn's request cycle behind `send`, waits until the headers have left the transport, and has the kernel copy the
+file to the socket. Beside a path it takes `file` (a descriptor), `offset` and `count`, and `more_body` as a body
+does.
+
+What it touches of uvicorn and uvloop is held by tests/integration/test_zerocopy.py, and uvicorn's minor version is
+pinned.
+"""
+
+import asyncio
+import os
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+EXTENSION = "http.response.pathsend"
+WINDOW = 1024 * 1024  # what one stream sends before the others have their turn
+PROBE = 128 * 1024  # a window counts as cached when one byte in every so many is
+
+
+class ClientGone(Exception):
+    """The client left, or read nothing for too long, or the file is shorter than was promised: the connection is
+    ended.
+    """
+
+
+class ZeroCopy:
+    """Wraps an app. `stall_s`: a client that reads nothing for so long is dropped."""
+
+    def __init__(self, app: ASGIApp, *, stall_s: float) -> None:
+        self._app = app
+        self._stall_s = stall_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cycle = getattr(send, "__self__", None)
+        if scope["type"] != "http" or not isinstance(cycle, RequestResponseCycle) or not _plain(cycle.transport):
+            await self._app(scope, receive, send)
+            return
+        scope["extensions"] = {**scope.get("extensions", {}), EXTENSION: {}}
+
+        async def send_or_copy(message: Message) -> None:
+            if message["type"] == EXTENSION:
+                await self._copy(cycle, message)
+            else:
+                await send(message)
+
+        await self._app(scope, receive, send_or_copy)
+
+    async def _copy(self, cycle: RequestResponseCycle, message: Message) -> None:
+        opened = os.open(message["path"], os.O_RDONLY | os.O_CLOEXEC) if "file" not in message else None
+        file: int = message["file"] if opened is None else opened
+        try:
+            offset = message.get("offset", 0)
+            count = message.get("count", os.fstat(file).st_size - offset)
+            if count and not cycle.disconnected and cycle.scope["method"] != "HEAD":
+                await _flushed(cycle)
+                await self._send_file(cycle, file, offset, count)
+                cycle.expected_content_length -= count
+        finally:
+            if opened is not None:
+                os.close(opened)
+        await cycle.send({"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)})
+
+    async def _send_file(self, cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
+        """Copy `count` bytes to the socket. Raises ClientGone, after ending the connection."""
+        loop = asyncio.get_running_loop()
+        # A dup: uvloop lets nobody watch a transport's own descriptor, and a number that is reused is never written to.
+        out = os.dup(cycle.transport.get_extra_info("socket").fileno())
+        try:
+            end = offset + count
+            while offset < end:
+                if cycle.disconnected:
+                    raise ClientGone("the client left")
+                window = min(WINDOW, end - offset)
+                if not cached(file, offset, window):
+                    await loop.run_in_executor(None, read_ahead, file, offset, window)
+                sent = await self._send_window(loop, out, file, offset, window)
+                if sent == 0:
+                    raise ClientGone("the file was cut short")
+                offset += sent
+                if offset < end:
+                    await asyncio.sleep(0)
+        except (ClientGone, OSError) as error:
+            cycle.transport.abort()
+            for _ in range(10):  # let uvicorn hear of it before the app returns
+                if not cycle.disconnected:
+                    await asyncio.sleep(0)
+            raise ClientGone(str(error)) from None
+        finally:
+            os.close(out)
+
+    async def _send_window(self, loop: asyncio.AbstractEventLoop, out: int, file: int, offset: int, count: int) -> int:
+        while True:
+            try:
+                return os.sendfile(out, file, offset, count)
+            except BlockingIOError:
+                await _writable(loop, out, self._stall_s)
+
+
+def _plain(transport: Any) -> bool:
+    return transport.get_extra_info("sslcontext") is None and transport.get_extra_info("socket") is not None
+
+
+async def _flushed(cycle: RequestResponseCycle) -> None:
+    """Wait until what the transport holds, the headers, has gone to the socket."""
+    transport = cycle.transport
+    if not transport.get_write_buffer_size():
+        return
+    await asyncio.sleep(0)  # uvloop writes at the end of the tick
+    if not transport.get_write_buffer_size():
+        return
+    low, high = transport.get_write_buffer_limits()
+    transport.set_write_buffer_limits(0)
+    try:
+        while transport.get_write_buffer_size() and not cycle.disconnected:
+            await asyncio.sleep(0.001)
+            await cycle.flow.drain()
+    finally:
+        transport.set_write_buffer_limits(high, low)
+
+
+async def _writable(loop: asyncio.AbstractEventLoop, out: int, timeout_s: float) -> None:
+    """Wait until the socket takes more. Raises ClientGone."""
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(out, _resolve, ready)
+    timer = loop.call_later(timeout_s, _give_up, ready)
+    try:
+        await ready
+    finally:
+        timer.cancel()
+        loop.remove_writer(out)
+
+
+def _resolve(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+def _give_up(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_exception(ClientGone("the client reads nothing"))
+
+
+def cached(file: int, offset: int, count: int) -> bool:
+    """Are these bytes in the page cache, as far as one in every PROBE tells? True where the file system cannot say."""
+    byte = bytearray(1)
+    last = offset + count - 1
+    for place in (*range(offset, last, PROBE), last):
+        try:
+            os.preadv(file, [byte], place, _NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def read_ahead(file: int, offset: int, count: int) -> None:
+    """Bring these bytes into the page cache; for a thread."""
+    scratch = bytearray(min(count, 256 * 1024))
+    end = offset + count
+    while offset < end:
+        read = os.preadv(file, [scratch], offset)
+        if not read:
+            return
+        offset += read
+
+
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)

@@ -1,0 +1,172 @@
+"""Opening what lies below one directory, and nothing else.
+
+Paths are URL paths below the directory. `parts` decides what one means; opening is done relative to the directory's
+descriptor, with openat2(2) and RESOLVE_BENEATH where the kernel has it, else step by step without following links: so
+neither a path nor a change to the directory meanwhile can lead outside.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_SYS_OPENAT2 = {"x86_64": 437, "aarch64": 437, "arm64": 437}.get(platform.machine()) if os.name == "posix" else None
+_NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH, _CACHED = 0x02, 0x04, 0x08, 0x20  # linux/openat2.h, RESOLVE_*
+
+
+class NotServed(Exception):
+    """There is nothing there, as far as anybody outside may know."""
+
+
+def parts(path: str) -> tuple[str, ...]:
+    """The steps of a URL path, percent-decoded already, below the directory. Raises NotServed.
+
+    Refused are empty steps (so absolute paths too), `.` and `..`, hidden names, and what no file system takes.
+    """
+    steps = tuple(path.split("/"))
+    for step in steps:
+        if not step or step.startswith(".") or "\0" in step or "\\" in step or len(os.fsencode(step)) > 255:
+            raise NotServed(path)
+    return steps
+
+
+class Directory:
+    """The directory that is served. Methods block for file system calls; the paths they take are checked by `parts`."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._openat2 = _has_openat2(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def open(self, path: str) -> int:
+        """A descriptor, for reading, of a regular file. Raises NotServed; the caller closes it."""
+        try:
+            fd = self._open_at(parts(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except (OSError, ValueError) as error:
+            raise NotServed(path) from error
+        return _regular(fd, path)
+
+    def open_cached(self, path: str) -> int | None:
+        """As `open`, without waiting for a disk; None when that cannot be, or the kernel (before 5.12) cannot tell."""
+        if not self._openat2:
+            return None
+        try:
+            fd = _openat2(
+                self._fd, "/".join(parts(path)), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, _CACHED
+            )
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EINVAL):
+                return None
+            raise NotServed(path) from error
+        return _regular(fd, path)
+
+    @contextmanager
+    def parent(self, path: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+        """A descriptor of the directory that holds `path`, and its name there. Raises NotServed, and OSError for
+        `create`.
+        """
+        *steps, name = parts(path)
+        if create:
+            self._make(steps)
+        try:
+            fd = (
+                self._open_at(tuple(steps), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) if steps else os.dup(self._fd)
+            )
+        except OSError as error:
+            raise NotServed(path) from error
+        try:
+            yield fd, name
+        finally:
+            os.close(fd)
+
+    def walk(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Each regular file whose path begins with `prefix`, in the order of the paths."""
+        yield from self._walk(self._fd, "", prefix)
+
+    def _walk(self, fd: int, base: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+        with os.scandir(fd) as found:
+            names = sorted(
+                (e.name + "/" if e.is_dir(follow_symlinks=False) else e.name) for e in found if e.name[0] != "."
+            )
+        for name in names:
+            path = base + name
+            if not (path.startswith(prefix) or prefix.startswith(path)):
+                continue
+            try:
+                if name.endswith("/"):
+                    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                    try:
+                        yield from self._walk(inner, path, prefix)
+                    finally:
+                        os.close(inner)
+                elif path.startswith(prefix):
+                    entry = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    if stat.S_ISREG(entry.st_mode):
+                        yield path, entry
+            except OSError:
+                continue  # it went away meanwhile
+
+    def _make(self, steps: list[str]) -> None:
+        for count in range(1, len(steps) + 1):
+            with self.parent("/".join(steps[:count])) as (fd, name):
+                try:
+                    os.mkdir(name, dir_fd=fd)
+                except FileExistsError:
+                    pass
+
+    def _open_at(self, steps: tuple[str, ...], flags: int) -> int:
+        if self._openat2:
+            return _openat2(self._fd, "/".join(steps), flags | os.O_CLOEXEC)
+        return _step_by_step(self._fd, steps, flags | os.O_CLOEXEC)
+
+
+def _regular(fd: int, path: str) -> int:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotServed(path)
+    return fd
+
+
+def _step_by_step(at: int, steps: tuple[str, ...], flags: int) -> int:
+    at = os.dup(at)
+    try:
+        for step in steps[:-1]:
+            inner = os.open(step, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = inner
+        return os.open(steps[-1], flags | os.O_NOFOLLOW, dir_fd=at)
+    finally:
+        os.close(at)
+
+
+def _openat2(at: int, path: str, flags: int, also: int = 0) -> int:
+    how = struct.pack("=QQQ", flags, 0, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS | also)
+    while True:
+        fd: int = _libc.syscall(_SYS_OPENAT2, at, os.fsencode(path), how, len(how))
+        if fd >= 0:
+            return fd
+        number = ctypes.get_errno()
+        if number not in (errno.EAGAIN, errno.EINTR) or (also and number == errno.EAGAIN):  # EAGAIN: a rename meanwhile
+            raise OSError(number, os.strerror(number), path)
+
+
+def _has_openat2(at: int) -> bool:
+    if _SYS_OPENAT2 is None:
+        return False
+    try:
+        os.close(_openat2(at, ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+_libc = ctypes.CDLL(None, use_errno=True)

@@ -1,0 +1,117 @@
+"""Plain mode over real sockets, processes and a real store."""
+
+import asyncio
+import json
+import random
+from pathlib import Path
+
+import pytest
+import redis.asyncio as redis
+from websockets.exceptions import ConnectionClosed
+
+from tests.integration.conftest import Stack
+from tests.integration.rpc import plain
+from tests.processes import until
+
+
+async def test_hello_is_answered_with_exactly_what_the_contract_says(stack: Stack) -> None:
+    async with plain(stack.api) as socket:
+        await socket.send("hello")
+        assert await socket.recv() == "Processed data: hello"
+
+
+@pytest.mark.parametrize("text", ["", " ", "zeile\nzeile\r\n", "Ünï \U0001f600 \u2028", '{"not": "parsed"}', "\u0000"])
+async def test_any_text_is_data(stack: Stack, text: str) -> None:
+    async with plain(stack.api) as socket:
+        await socket.send(text)
+        assert await socket.recv() == f"Processed data: {text}"
+
+
+async def test_a_thousand_frames_sent_without_waiting_are_answered_in_their_order(stack: Stack) -> None:
+    chance = random.Random(1)
+    texts = [f"{chance.choice([0, 0, 0.005, 0.05])} number {number}" for number in range(1000)]
+    async with plain(stack.api, "?analysis=nap") as socket:
+        for text in texts:
+            await socket.send(text)
+        assert [await socket.recv() for _ in texts] == texts
+
+
+async def test_frames_run_side_by_side(stack: Stack) -> None:
+    loop = asyncio.get_running_loop()
+    async with plain(stack.api, "?analysis=nap") as socket:
+        began = loop.time()
+        for _ in range(20):
+            await socket.send("0.3")
+        for _ in range(20):
+            await socket.recv()
+        assert loop.time() - began < 20 * 0.3 / 2
+
+
+async def test_a_failing_analysis_is_an_error_in_its_turn_and_the_socket_goes_on(stack: Stack) -> None:
+    async with plain(stack.api, "?analysis=stumble") as socket:
+        for text in ("one", "", "three"):
+            await socket.send(text)
+        assert [await socket.recv() for _ in range(3)] == ["Error: one", "Error: ValueError", "Error: three"]
+
+
+async def test_a_result_that_is_no_string_comes_as_json(stack: Stack) -> None:
+    async with plain(stack.api, "?analysis=measure") as socket:
+        await socket.send("é")
+        assert json.loads(await socket.recv()) == {"text": "é", "length": 1, "none": None}
+
+
+async def test_nothing_but_answers_is_sent(stack: Stack) -> None:
+    async with plain(stack.api, "?analysis=letters") as socket:
+        await socket.send("abc")
+        assert await socket.recv() == "null"
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await socket.recv()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("?analysis=nothing", "There is no analysis 'nothing'"), ("?analysis=flaky", "flaky: "), ("?analysis=", "''")],
+)
+async def test_what_cannot_be_run_is_an_error_in_words(stack: Stack, query: str, expected: str) -> None:
+    async with plain(stack.api, query) as socket:
+        await socket.send("x")
+        answer = str(await socket.recv())
+        assert answer.startswith("Error: ")
+        assert expected in answer
+
+
+async def test_binary_closes_with_1003(stack: Stack) -> None:
+    async with plain(stack.api) as socket:
+        await socket.send(b"hello")
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        assert socket.close_code == 1003
+
+
+async def test_a_job_runs_on_when_its_client_has_left(stack: Stack, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with redis.Redis.from_url(stack.store.url) as client:
+        async with plain(stack.api, "?analysis=wait_for") as socket:
+            await socket.send(str(gate))
+            (job,) = await newest(client, "wait_for")
+        gate.touch()
+
+        async def succeeded() -> bool:
+            return bool(await client.hget(job, "status") == b"succeeded")
+
+        await until(succeeded, what="the end of the job")
+
+
+async def newest(client: "redis.Redis", analysis: str) -> list[str]:
+    """The records of the jobs of an analysis, once there are any."""
+    found: list[str] = []
+
+    async def any_found() -> bool:
+        async for key in client.scan_iter("ms:job:*"):
+            if await client.hget(key, "analysis") == analysis.encode():
+                found.append(key.decode())
+        return bool(found)
+
+    await until(any_found, what=f"a job of {analysis}")
+    return found
