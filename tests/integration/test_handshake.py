@@ -1,6 +1,5 @@
 """Who may open a socket, under which protocol."""
 
-import asyncio
 import json
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
@@ -18,9 +17,6 @@ from shared.apikeys import new_key, write_keys
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Refused, Rpc, plain, rpc
 from tests.processes import Process, Processes
-
-HELD = "process"
-
 
 async def refused(api: Process, **options: Any) -> tuple[int, dict[str, Any]]:
     """The status and the problem with which a handshake is refused."""
@@ -97,10 +93,6 @@ async def secured(
         stack.store, MILLSTREAM_API_KEYS_FILE=str(path), MILLSTREAM_ORIGINS="https://a.example, https://b.example"
     )
     yield Secured(api, {name: text for name, (text, _) in made.items()})
-    await asyncio.shield(_end(api))
-
-
-async def _end(api: Process) -> None:
     await api.kill()
 
 

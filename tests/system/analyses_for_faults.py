@@ -1,4 +1,7 @@
-"""Analyses for the fault tests. Like any user's, they know worker.analysis and nothing else of Millstream."""
+"""Analyses for the fault tests. Like any user's, they know worker.analysis and nothing else of Millstream.
+
+A `directory` is where they leave marks, for each other and for the test.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,26 +32,25 @@ async def stuck_once(ctx: Context, directory: str) -> str:
 
 
 @analysis()
-async def talks_on(ctx: Context, directory: str) -> str:
-    """The first to run it emits chunks without end; the second, one, and ends."""
-    if _first(directory, ctx.job):
-        while True:
-            await ctx.emit("first")
-            await asyncio.sleep(0.02)
-    await ctx.emit("second")
-    return "second"
-
-
-@analysis()
-async def holds_on(ctx: Context, directory: str) -> str:
-    """The first to run it will not be cancelled."""
+async def stubborn_once(ctx: Context, directory: str) -> str:
+    """The first to run it cannot be cancelled; the second ends at once."""
     if not _first(directory, ctx.job):
         return "second"
+    await ctx.emit("here")
     while True:
         try:
             await asyncio.sleep(HOUR)
         except asyncio.CancelledError:
             continue
+
+
+@analysis()
+async def talks(ctx: Context, directory: str) -> int:
+    """Emit the number of the attempt again and again, until the directory has a file called `enough`."""
+    while not (Path(directory) / "enough").exists():
+        await ctx.emit(ctx.attempt)
+        await asyncio.sleep(0.01)
+    return ctx.attempt
 
 
 @analysis()
@@ -63,8 +65,15 @@ async def counts(ctx: Context, to: int, pause_s: float = 0, padding: int = 0) ->
 
 
 @analysis()
+async def later(ctx: Context, text: str) -> str:
+    """Answer the text after 1.5 seconds."""
+    await asyncio.sleep(1.5)
+    return text
+
+
+@analysis()
 async def recorded(ctx: Context, directory: str, wait_s: float = 0) -> int:
-    """Write down that it runs: a line for each start, in the job's own file. Returns the number of starts so far."""
+    """Write a line into the job's own file, and return how many lines it then has."""
     file = Path(directory) / ctx.job
     with file.open("a") as lines:
         lines.write("started\n")

@@ -19,7 +19,6 @@ from tests.processes import Process
 
 Json = dict[str, Any]
 ENDS = ("succeeded", "failed", "cancelled")
-ANALYSES = "tests.system.analyses_for_faults"
 
 
 class Witness:

@@ -1,0 +1,98 @@
+"""An API that is told to end, and one whose store is away."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.integration.conftest import Stack
+from tests.integration.rpc import Refused, plain, rpc
+from tests.processes import Processes, until
+
+
+async def test_a_server_that_ends_says_so_gives_the_answers_it_owes_and_closes_with_1012(
+    stack: Stack, processes: Processes, tmp_path: Path
+) -> None:
+    api = await processes.api(stack.store, MILLSTREAM_RECONNECT_MS="500")
+    gate = tmp_path / "gate"
+    async with (
+        httpx.AsyncClient(base_url=api.url) as http,
+        plain(api, "?analysis=wait_for") as owed,
+        rpc(api) as told,
+        rpc(stack.api) as elsewhere,
+    ):
+        await owed.send(str(gate))
+        job = await told.submit("hold", {"gate": str(gate)})
+        await told.until(job, "log")
+        assert (await http.get("/readyz")).status_code == 200
+
+        api.signal(signal.SIGTERM)
+        await told.wait(lambda: told.close_code is not None, what="the close")
+        assert told.close_code == 1012
+        assert told.frames[-1]["method"] == "server.drain"
+        assert 0 <= told.frames[-1]["params"]["reconnect_after_ms"] <= 500
+
+        ready = await http.get("/readyz")
+        assert (ready.status_code, ready.json()["type"]) == (503, "/problems/draining")
+        assert ready.headers["retry-after"] == "1"
+        assert (await http.get("/healthz")).status_code == 200
+        async with connect(api.ws) as late:
+            with pytest.raises(ConnectionClosed):
+                await late.recv()
+            assert late.close_code == 1012
+        await owed.send(str(gate))
+
+        await elsewhere.call("job.attach", job=job)
+        gate.touch()
+        assert [await owed.recv(), str(await owed.recv())[:6]] == [str(gate), "Error:"]
+        with pytest.raises(ConnectionClosed):
+            await owed.recv()
+        assert owed.close_code == 1012
+        assert (await elsewhere.end(job))[-1]["type"] == "succeeded", "the job ran on without its server"
+    assert api.running is not None
+
+    async def ended() -> bool:
+        assert api.running is not None
+        return api.running.returncode is not None
+
+    await until(ended, what="the end of the process")
+    assert api.running.returncode == 0
+
+
+async def test_while_the_store_is_away_requests_fail_in_words_and_afterwards_all_is_well(tmp_path: Path) -> None:
+    async with Processes(tmp_path) as processes:
+        store = await processes.store()
+        api, worker = await asyncio.gather(
+            processes.api(store, MILLSTREAM_STORE_PATIENCE_S="0.2"), processes.worker(store, MILLSTREAM_LEASE_S="1")
+        )
+        async with httpx.AsyncClient(base_url=api.url) as http, rpc(api) as client, plain(api) as simple:
+            job = await client.submit("process", {"text": "long", "delay_s": 1})
+            await client.until(job, "started")
+            await store.kill()
+            for method, params in (
+                ("job.submit", {"analysis": "process", "params": {"text": "x"}}),
+                ("job.get", {"job": job}),
+                ("job.attach", {"job": job}),
+                ("job.cancel", {"job": job}),
+            ):
+                with pytest.raises(Refused) as caught:
+                    await client.call(method, **params)
+                assert (caught.value.code, caught.value.data["status"]) == (-32033, 503)
+            assert await client.call("ping") == {}
+            await simple.send("hello")
+            assert str(await simple.recv()).startswith("Error: The store cannot be reached")
+            ready = await http.get("/readyz")
+            assert (ready.status_code, ready.json()["type"]) == (503, "/problems/store_unavailable")
+            assert (await http.get("/healthz")).status_code == 200
+
+            await store.start()
+            await processes.answers(api)
+            assert (await client.end(job))[-1]["data"]["result"] == "Processed data: long"
+            await simple.send("hello")
+            assert await simple.recv() == "Processed data: hello"
+        assert worker.running is not None
+        assert worker.running.returncode is None, "the worker lived through it"

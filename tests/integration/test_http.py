@@ -1,0 +1,67 @@
+"""The small HTTP routes: `/async_route`, health, and what answers a wrong request."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from tests.integration.conftest import Stack
+
+
+@pytest.fixture
+async def http(stack: Stack):  # type: ignore[no-untyped-def]
+    async with httpx.AsyncClient(base_url=stack.api.url, timeout=20) as client:
+        yield client
+
+
+async def test_async_route_answers_the_tutorials_json(http: httpx.AsyncClient) -> None:
+    response = await http.get("/async_route", params={"delay": 0})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.content == '{"message":"协程路由响应"}'.encode()
+
+
+async def test_async_route_waits_two_seconds_if_nothing_else_is_said(http: httpx.AsyncClient) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    waiting = asyncio.create_task(http.get("/async_route"))
+    assert (await http.get("/healthz")).status_code == 200
+    assert loop.time() - began < 1.5, "another request was held up"
+    assert (await waiting).json() == {"message": "协程路由响应"}
+    assert 1.9 <= loop.time() - began < 6
+
+
+async def test_fifty_waits_side_by_side_take_about_as_long_as_one(stack: Stack) -> None:
+    loop = asyncio.get_running_loop()
+    async with httpx.AsyncClient(base_url=stack.api.url, limits=httpx.Limits(max_connections=50), timeout=20) as http:
+        began = loop.time()
+        responses = await asyncio.gather(*(http.get("/async_route", params={"delay": 0.3}) for _ in range(50)))
+        took = loop.time() - began
+    assert [response.status_code for response in responses] == [200] * 50
+    assert 0.29 <= took < 50 * 0.3 / 3
+
+
+@pytest.mark.parametrize("delay", ["-1", "61", "nan", "inf", "1e999", "soon", ""])
+async def test_a_delay_that_is_none_is_a_problem_that_points_at_it(http: httpx.AsyncClient, delay: str) -> None:
+    response = await http.get("/async_route", params={"delay": delay})
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert (problem["type"], problem["status"], problem["instance"]) == ("/problems/invalid_params", 422, "/async_route")
+    assert [error["pointer"] for error in problem["errors"]] == ["/delay"]
+
+
+async def test_health_and_readiness(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/healthz")).json() == {"status": "ok"}
+    ready = await http.get("/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("POST", "/healthz", 405)])
+async def test_what_is_not_there_or_not_allowed_is_a_problem(
+    http: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    response = await http.request(method, path)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (response.json()["status"], response.json()["instance"]) == (status, path)
