@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.sse import format_sse_event
 from pydantic_core import to_json
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.commands import Commands
@@ -176,7 +177,7 @@ class Stream:
         self._wake.set()
 
 
-class StreamResponse(EventSourceResponse):
+class StreamResponse(StreamingResponse):
     """A response that ends its stream's following, whether or not it was ever iterated."""
 
     def __init__(

@@ -142,7 +142,8 @@ class Processes:
         """Wait until a store or an API answers."""
 
         async def answering() -> bool:
-            assert process.running and process.running.returncode is None, process.log.read_text()[-2000:]
+            ended = process.running is None or process.running.returncode is not None
+            assert not ended, process.log.read_text()[-2000:]
             try:
                 if process.url.startswith("redis"):
                     async with redis.Redis.from_url(process.url) as client:

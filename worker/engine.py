@@ -56,6 +56,7 @@ class Engine(Worker):
         self._bell = Pipeline(settings.redis_url, name=f"{name}-bell")
         self._stops = Pipeline(settings.redis_url, name=f"{name}-stops", on_connect=self._listen, on_push=self._on_push)
         self._claimed: dict[str, Claimed] = {}
+        self._claiming = asyncio.Lock()
         self._slot_freed = asyncio.Event()
         self._drained = asyncio.Event()
         self.leases = Leases(
@@ -92,7 +93,8 @@ class Engine(Worker):
     async def _poll_iteration(self) -> None:
         """Take what is due, as far as there are free slots, and wait until there may be more."""
         try:
-            due_s = await self._claim()
+            async with self._claiming:
+                due_s = await self._claim()
             await self._wait(due_s)
         except (StoreUnavailable, hiredis.ReplyError) as error:
             if isinstance(error, hiredis.ReplyError):
@@ -151,6 +153,8 @@ class Engine(Worker):
         job = self._claimed.pop(job_id)
         attempt = Attempt(job, self._store, self._settings, self.name, self._directory)
         self.attempts[job.id, job.token] = attempt
+        if not self.allow_pick_jobs:  # it was being claimed when the drain began
+            attempt.stop(Stop.DRAIN)
         analysis = self._analyses.get(job.analysis)
         outcome = await attempt.run(analysis)
         if outcome == "succeeded":
@@ -192,10 +196,11 @@ class Engine(Worker):
                 while self.tasks:
                     await asyncio.wait(self.tasks.values())
         await self._bell.close()  # or this worker would hear the bells of what it hands over
-        for attempt in list(self.attempts.values()):
-            attempt.stop(Stop.DRAIN)
+        self._hand_over()
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_s):
+                async with self._claiming:  # what was being claimed just now is handed over too
+                    self._hand_over()
                 while self.tasks:
                     await asyncio.wait(self.tasks.values())
         if self.tasks:
@@ -203,6 +208,10 @@ class Engine(Worker):
         self._drained.set()
         if self.main_task:
             self.main_task.cancel()
+
+    def _hand_over(self) -> None:
+        for attempt in list(self.attempts.values()):
+            attempt.stop(Stop.DRAIN)
 
 
 async def _claimed_only(ctx: dict[Any, Any]) -> None:

@@ -69,6 +69,7 @@ class Attempt:
         self.timeout_s = job.timeout_s or settings.timeout_s
         self.returned: Any = None
         self._claimed = job
+        self._body: Body | None = None
         self._store = store
         self._settings = settings
         self._worker = worker
@@ -156,7 +157,7 @@ class Attempt:
         self.stopped = why
         if why is Stop.TIMEOUT:
             failure = Failure("timeout", f"The attempt took longer than {self.timeout_s:g} s.")
-            self._ending = asyncio.create_task(self._end(self._fail(failure, None)))
+            self._ending = asyncio.create_task(self._end(self._fail(failure)))
         elif why is Stop.DRAIN:
             message = f"Worker {self._worker} is leaving; the job goes to another one."
             self._ending = asyncio.create_task(self._end(self._store.hand_back(self._claimed, message)))
@@ -176,10 +177,9 @@ class Attempt:
             return Stop.LOST.value
 
     async def _run(self, analysis: Analysis | None) -> str:
-        body: Body | None = None
         timer = None
         try:
-            body = read_body(self._claimed.body)
+            body = self._body = read_body(self._claimed.body)
             if analysis is None:
                 raise BadBody(f"There is no analysis {body.function!r} here.")
             params = analysis.params.model_validate(_bind(analysis, body))
@@ -200,14 +200,16 @@ class Attempt:
         except (LeaseLost, StoreUnavailable):
             raise
         except Exception as error:
-            outcome = _failure(error, self._claimed.retry)
+            # Of a job that stock arq enqueued, only the analysis can say whether to try again.
+            adopted = self._claimed.adopted and analysis is not None and analysis.max_attempts is not None
+            outcome = _failure(error, self._claimed.retry or adopted)
             if outcome.code == "analysis_error":
                 log.info("analysis failed", job=self.job, attempt=self.attempt, exc_info=error)
         finally:
             if timer:
                 timer.cancel()
         self._task = None  # the end is being told: too late to be stopped
-        return await self._settle(outcome, body)
+        return await self._settle(outcome)
 
     async def _compute(self, analysis: Analysis, params: BaseModel) -> Any:
         given = {name: getattr(params, name) for name in type(params).model_fields}
@@ -234,36 +236,36 @@ class Attempt:
             )
         return result
 
-    async def _settle(self, outcome: bytes | Failure, body: Body | None) -> str:
+    async def _settle(self, outcome: bytes | Failure) -> str:
         await self._flush()
         if isinstance(outcome, bytes):
             data = b'{"result":%b,"elapsed_s":%.6f}' % (outcome, time.monotonic() - self._began)
-            await self._store.finish(self._claimed, "succeeded", data, self._arq_result(body, True, outcome))
+            await self._store.finish(self._claimed, "succeeded", data, self._arq_result(True, outcome))
             return "succeeded"
         if outcome.again and self.attempt < self._claimed.max_attempts:
             delay_s = self._delay_s() if outcome.delay_s is None else outcome.delay_s
             await self._store.retry(self._claimed, outcome.as_dict(), delay_s)
             return "retrying"
-        await self._fail(outcome, body)
+        await self._fail(outcome)
         return "failed"
 
-    async def _fail(self, failure: Failure, body: Body | None) -> None:
+    async def _fail(self, failure: Failure) -> None:
         data = to_json({"error": failure.as_dict(), "elapsed_s": round(time.monotonic() - self._began, 6)})
-        await self._store.finish(self._claimed, "failed", data, self._arq_result(body, False, to_json(failure.message)))
+        await self._store.finish(self._claimed, "failed", data, self._arq_result(False, to_json(failure.message)))
 
     def _delay_s(self) -> float:
         """Exponential backoff with full jitter."""
         settings = self._settings
         return random.uniform(0, min(settings.retry_cap_s, settings.retry_base_s * 2.0 ** (self.attempt - 1)))
 
-    def _arq_result(self, body: Body | None, success: bool, value: bytes) -> bytes:
+    def _arq_result(self, success: bool, value: bytes) -> bytes:
         """For a job that stock arq enqueued, the result that its client polls for."""
-        if not self._claimed.adopted or body is None:
+        if not self._claimed.adopted or self._body is None:
             return b""
         now = time.time_ns() // 1_000_000
         began = now - round((time.monotonic() - self._began) * 1000)
         return arq_result(
-            body, id=self.job, attempt=self.attempt, success=success, value=from_json(value),
+            self._body, id=self.job, attempt=self.attempt, success=success, value=from_json(value),
             started_ms=began, ended_ms=now,
         )  # fmt: skip
 
