@@ -64,9 +64,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
             await relay.close()
             await store.close()
 
-    app = FastAPI(
-        title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None, max_body_size=settings.max_body_bytes
-    )
+    app = FastAPI(title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.traffic = Traffic()
     answer_with_problems(app)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
+from functools import lru_cache
 
 _TAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
 
@@ -24,7 +25,13 @@ class Validators:
 
     @property
     def last_modified(self) -> str:
-        return format_datetime(datetime.fromtimestamp(self.modified, UTC), usegmt=True)
+        return http_date(self.modified)
+
+
+@lru_cache(maxsize=1024)
+def http_date(seconds: int) -> str:
+    """Unix seconds as HTTP writes dates (RFC 9110 §5.6.7)."""
+    return format_datetime(datetime.fromtimestamp(seconds, UTC), usegmt=True)
 
 
 def refused(method: str, headers: Mapping[str, str], current: Validators | None) -> int | None:

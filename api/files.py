@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from urllib.parse import parse_qs, quote
 
 import structlog
 from pydantic_core import to_json
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -60,16 +60,22 @@ class Representation:
 
     @property
     def media_type(self) -> str:
-        kind, packed = mimetypes.guess_type(self.name)
-        return "application/octet-stream" if kind is None or packed else kind
+        return media_type(self.name)
 
-    @property
-    def disposition(self) -> str:
-        """Content-Disposition (RFC 6266): what a browser would run is offered for download instead."""
-        kind = "attachment" if self.media_type in ACTIVE else "inline"
-        plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in self.name)
-        extended = f"; filename*=UTF-8''{quote(self.name, safe='')}" if plain != self.name else ""
-        return f'{kind}; filename="{plain}"{extended}'
+
+@lru_cache(maxsize=4096)
+def media_type(name: str) -> str:
+    kind, packed = mimetypes.guess_type(name)
+    return "application/octet-stream" if kind is None or packed else kind
+
+
+@lru_cache(maxsize=4096)
+def disposition(name: str) -> str:
+    """Content-Disposition (RFC 6266): what a browser would run is offered for download instead."""
+    kind = "attachment" if media_type(name) in ACTIVE else "inline"
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in name)
+    extended = f"; filename*=UTF-8''{quote(name, safe='')}" if plain != name else ""
+    return f'{kind}; filename="{plain}"{extended}'
 
 
 class Files:
@@ -84,9 +90,9 @@ class Files:
         self.traffic = traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
+        headers = read_headers(scope)
         method, path = scope["method"], scope["path"]
-        query = parse_qs(scope["query_string"].decode("latin-1"))
+        query = parse_qs(scope["query_string"].decode("latin-1")) if scope["query_string"] else {}
         try:
             response = await self._answer(method, path, query, headers, scope, receive, send)
         except Problem as problem:
@@ -108,7 +114,7 @@ class Files:
         method: str,
         path: str,
         query: Mapping[str, list[str]],
-        headers: Headers,
+        headers: Mapping[str, str],
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -136,7 +142,9 @@ class Files:
             return await self._follow(name, query, method, send, receive)
         return await self._get(name, headers, scope, receive, send)
 
-    async def _get(self, name: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> Response | None:
+    async def _get(
+        self, name: str, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> Response | None:
         file = await self._open(name)
         try:
             shown = await self._represent(file, name, headers.get("accept-encoding"))
@@ -149,7 +157,7 @@ class Files:
             os.close(file)
 
     async def _send(
-        self, shown: Representation, headers: Headers, scope: Scope, receive: Receive, send: Send
+        self, shown: Representation, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send
     ) -> Response | None:
         method = scope["method"]
         common = {
@@ -173,7 +181,7 @@ class Files:
             common["Repr-Digest"] = field(await self._digests.sha256(shown.file, shown.validators.etag))
         if shown.coding:
             common["Content-Encoding"] = shown.coding
-        common["Content-Disposition"] = shown.disposition
+        common["Content-Disposition"] = disposition(shown.name)
         common["X-Content-Type-Options"] = "nosniff"
         body = Body(shown, wanted)
         start = {"type": "http.response.start", "status": body.status, "headers": _raw({**common, **body.headers})}
@@ -261,7 +269,9 @@ class Files:
             os.close(file)
         return None
 
-    async def _list(self, query: Mapping[str, list[str]], headers: Headers, method: str, send: Send) -> Response | None:
+    async def _list(
+        self, query: Mapping[str, list[str]], headers: Mapping[str, str], method: str, send: Send
+    ) -> Response | None:
         """The files whose paths begin with a prefix, as JSON or, streamed, as JSON Lines."""
         prefix = query.get("prefix", [""])[0]
         lines = any(kind in headers.get("accept", "") for kind in ("application/jsonl", "application/x-ndjson"))
@@ -312,10 +322,21 @@ class Body:
         yield self._end
 
 
+def read_headers(scope: Scope) -> dict[str, str]:
+    """The request's headers by name, in lower case; what is repeated is joined (RFC 9110 §5.3)."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
+
+
 def accepted_codings(header: str | None) -> list[str]:
     """The content codings of ours that an Accept-Encoding takes (RFC 9110 §12.5.3), the most wanted first."""
+    if not header:
+        return []
     weights: dict[str, float] = {}
-    for item in (header or "").split(","):
+    for item in header.split(","):
         name, *parameters = [part.strip().lower() for part in item.split(";")]
         weight = 1.0
         for parameter in parameters:

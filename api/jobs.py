@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from pydantic import ValidationError
 from pydantic_core import from_json, to_json
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.commands import Commands
@@ -17,7 +19,7 @@ from api.streams import JSON_LINES, SSE, Format, Stream, StreamResponse
 from shared.apikeys import Principal, bearer
 from shared.errors import ENDS, Problem
 from shared.jobs import Snapshot, Status
-from shared.messages import Attach, Cancel, Events, Submit
+from shared.messages import Attach, Cancel, Events, Submit, invalid_params
 from shared.store import Submitted, new_job_id
 
 router = APIRouter()
@@ -35,16 +37,45 @@ def who_asks(request: Request) -> Principal:
 
 async def one_submit(
     request: Request,
-    body: Submit,
     idempotency_key: Annotated[str | None, Header(description="serves as `key`", max_length=200)] = None,
 ) -> Submit:
-    """The body, with the key that a header may give. Raises Problem invalid_params when both differ."""
+    """The body, with the key that a header may give. Raises Problem: payload_too_large, or what is wrong with it.
+
+    FastAPI does not read it: its JSON has NaN and lone surrogates, and who asks is to be known before it is read.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise Problem("invalid_request", "Send the body with Content-Type: application/json.")
+    written = await _read(request, commands_of(request).settings.max_body_bytes)
+    try:
+        body = Submit.model_validate(from_json(written, allow_inf_nan=False))
+    except ValidationError as error:
+        raise invalid_params("POST /jobs", error) from None
+    except ValueError as error:
+        raise Problem("parse_error", f"The body is not JSON: {error}.") from None
     if idempotency_key is None:
         return body
     key = idempotency_key.strip().strip('"')
     if not key or (body.key is not None and body.key != key):
         raise Problem("invalid_params", "Idempotency-Key: it must not be empty, nor differ from the body's key.")
     return body.model_copy(update={"key": key})
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The request's body. Raises Problem payload_too_large as soon as it is known to be."""
+    declared = request.headers.get("content-length", "")
+    too_large = Problem("payload_too_large", f"The body is over the limit of {limit} bytes.")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect:
+        raise Problem("parse_error", "The body ended before its end.") from None  # which nobody will read
+    return bytes(body)
 
 
 Who = Annotated[Principal, Depends(who_asks)]
@@ -77,6 +108,12 @@ ADMISSION = (
             "content": STREAM_CONTENT,
         },
         **problems(*GENERAL, *ADMISSION),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Submit"}}},
+        }
     },
 )
 async def submit(

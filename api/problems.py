@@ -57,15 +57,12 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 413:
-            detail = "The body is over the limit (MILLSTREAM_MAX_BODY_BYTES)."
-            return problem_response(Problem("payload_too_large", detail), request.url.path)
         headers = dict(error.headers or {})
         return plain_problem(error.status_code, str(error.detail), request.url.path, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
-        return problem_response(_invalid(request, error), request.url.path)
+        return problem_response(_invalid(error), request.url.path)
 
     @app.exception_handler(Exception)
     async def internal(request: Request, error: Exception) -> Response:
@@ -74,17 +71,10 @@ def answer_with_problems(app: FastAPI) -> None:
         return problem_response(Problem("internal_error", detail), request.url.path)
 
 
-def _invalid(request: Request, error: RequestValidationError) -> Problem:
-    """What FastAPI found wrong, in the words that the socket uses."""
-    found = error.errors()
-    if any(item["type"] == "json_invalid" for item in found):
-        return Problem(
-            "parse_error", f"The body is not JSON: {found[0].get('ctx', {}).get('error', 'it cannot be read')}."
-        )
-    if request.method == "POST" and not request.headers.get("content-type", "").startswith("application/json"):
-        return Problem("invalid_request", "Send the body with Content-Type: application/json.")
+def _invalid(error: RequestValidationError) -> Problem:
+    """What FastAPI found wrong in a path, a query or a header, in the words that the socket uses."""
     errors = [
-        {"pointer": "".join(f"/{part}" for part in item["loc"][1:]) or "/", "detail": item["msg"]} for item in found
+        {"pointer": "".join(f"/{part}" for part in item["loc"][1:]), "detail": item["msg"]} for item in error.errors()
     ]
-    text = "; ".join(f"{item['pointer'][1:] or 'body'}: {item['detail']}" for item in errors[:5])
+    text = "; ".join(f"{item['pointer'][1:]}: {item['detail']}" for item in errors[:5])
     return Problem("invalid_params", f"{text}.", errors)

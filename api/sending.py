@@ -78,7 +78,7 @@ async def send_part(
             leaving.cancel()
 
 
-async def _blocks(file: int, span: Span) -> AsyncIterator[bytes]:
+async def _blocks(file: int, span: Span) -> AsyncIterator[bytes | bytearray]:
     """The bytes in blocks: straight from the page cache, or through a thread. Raises Cut."""
     offset, end = span.start, span.start + span.count
     async with aiofiles.open(os.dup(file), "rb", buffering=0) as handle:
@@ -94,21 +94,21 @@ async def _blocks(file: int, span: Span) -> AsyncIterator[bytes]:
             offset += len(data)
 
 
-async def _read(file: int, offset: int, count: int) -> bytes:
+async def _read(file: int, offset: int, count: int) -> bytes | bytearray:
     data = _read_cached(file, offset, count)
     if len(data) < count:
         data = await asyncio.to_thread(os.pread, file, count, offset)
     return data
 
 
-def _read_cached(file: int, offset: int, count: int) -> bytes:
+def _read_cached(file: int, offset: int, count: int) -> bytes | bytearray:
     """These bytes if the page cache has them all; else fewer."""
     buffer = bytearray(count)
     try:
         read = os.preadv(file, [buffer], offset, getattr(os, "RWF_NOWAIT", 0))
     except OSError:
         return b""
-    return bytes(buffer) if read == count else b""
+    return buffer if read == count else b""
 
 
 async def _left(receive: Receive) -> None:

@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from api.schemas import EVENT_DATA, NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
 from shared.errors import ENDS, KINDS
-from shared.messages import METHODS
+from shared.messages import METHODS, Submit
 
 REF = "#/components/schemas/{model}"
 ABOUT = """Submit analysis jobs, follow their events, get their results. A job that was accepted runs, whatever happens.
@@ -81,7 +81,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for shape in (ProblemDocument, JobEvent):
+        for shape in (Submit, ProblemDocument, JobEvent):
             schemas[shape.__name__] = shape.model_json_schema(ref_template=REF)
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)

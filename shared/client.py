@@ -121,6 +121,12 @@ class Client:
             try:
                 reply = await self.call("job.submit", request)
             except ConnectionError:
+                await asyncio.sleep(0.01)
+                continue
+            except RequestFailed as error:
+                if error.slug != "draining":
+                    raise
+                await asyncio.sleep(0.1)  # this connection is about to be closed
                 continue
             return self._watch(Job(self, reply["job"], reply["cursor"], events))
 
@@ -160,6 +166,8 @@ class Client:
             raise ConnectionError(str(error)) from None
         finally:
             self._replies.pop(id, None)
+            if future.done() and not future.cancelled():
+                future.exception()  # nobody may have come to wait for it
 
     async def _keep(self) -> None:
         while True:
@@ -181,19 +189,26 @@ class Client:
 
     async def _resume(self) -> None:
         """After a new connection: go on with every watched job from its cursor."""
-        for job in tuple(self._jobs.values()):
+        with suppress(ConnectionError):
+            for job in tuple(self._jobs.values()):
+                await self._resume_one(job)
+
+    async def _resume_one(self, job: Job) -> None:
+        while True:
             try:
                 await self._call("job.attach", _attach(job))
             except RequestFailed as error:
-                job.heard(
-                    {
-                        "job": job.id,
-                        "cursor": job.cursor,
-                        "type": "failed",
-                        "data": {"error": {"message": error.detail}},
-                    }
-                )
-                self._jobs.pop(job.id, None)
+                if error.slug != "job_not_found":  # the store is away, say
+                    await asyncio.sleep(0.1)
+                    continue
+                self._lose(job, error.detail)
+            return
+
+    def _lose(self, job: Job, detail: str) -> None:
+        """The server knows the job no more: let whoever watches it have an end."""
+        self._jobs.pop(job.id, None)
+        error = {"code": "job_not_found", "message": detail}
+        job.heard({"job": job.id, "cursor": job.cursor, "type": "failed", "data": {"error": error}})
 
     def _receive(self, message: dict[str, Any]) -> None:
         if "method" not in message:
@@ -213,6 +228,9 @@ class Client:
                 self._early.setdefault(event["job"], []).append(event)
         elif message["method"] == "job.gap":
             self.gaps += 1
+            gap = message["params"]
+            if gap["snapshot"] is None and (job := self._jobs.get(gap["job"])):
+                self._lose(job, "The store has lost the job.")
 
 
 def _attach(job: Job) -> dict[str, Any]:

@@ -331,9 +331,14 @@ class Store:
         if reply == b"full":
             raise LogFull(job.id)
 
-    async def finish(self, job: Claimed, status: str, data: bytes, arq_result: bytes = b"") -> None:
-        """End a job. Raises LeaseLost."""
-        reply = await self.run("finish", (), job.id, job.token, status, data, _ms(self.limits.keep_s), arq_result)
+    async def finish(
+        self, job: Claimed, status: str, data: bytes, arq_result: bytes = b"", events: int | None = None
+    ) -> None:
+        """End a job. `events`: how many the attempt has written, all of which must be there. Raises LeaseLost."""
+        reply = await self.run(
+            "finish", (), job.id, job.token, status, data, _ms(self.limits.keep_s), arq_result,
+            "" if events is None else events,
+        )  # fmt: skip
         if reply == b"lost":
             raise LeaseLost(job.id)
 

@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from tests.processes import Process, Processes
 
-# The same examples every time, so that a red run can be made again; `pytest --hypothesis-profile=search` looks for new ones.
+# The same examples every time, so that a red run can be made again. New ones: pytest --hypothesis-profile=search
 settings.register_profile("run", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile("run")

@@ -90,10 +90,11 @@ class Processes:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for process in reversed(self.started):
-            if process.running and process.running.returncode is None:
-                process.signal(signal.SIGCONT)
-                await process.kill()
+        alive = [process for process in self.started if process.running and process.running.returncode is None]
+        for process in alive:
+            process.signal(signal.SIGKILL)
+        for process in alive:
+            await process.kill()
 
     async def _start(self, name: str, arguments: list[str], environment: dict[str, str], url: str) -> Process:
         log = self.directory / f"{name}-{len(self.started)}.log"

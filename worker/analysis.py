@@ -124,6 +124,9 @@ def analysis(
     Raises TypeError at once for a function that cannot be an analysis.
     """
 
+    if callable(name):
+        raise TypeError(f"{name.__module__}.{name.__qualname__}: write @analysis(), with the parentheses.")
+
     def register(function: F) -> F:
         setattr(function, MARK, _describe(function, name, timeout, max_attempts, queue))
         return function
@@ -143,9 +146,9 @@ def _describe(
         )
     if not inspect.signature(function).parameters:
         raise TypeError(f"{label}: the first parameter must be the context (ctx: Context).")
-    if timeout is not None and timeout <= 0:
-        raise TypeError(f"{label}: timeout must be more than 0 seconds, not {timeout}.")
-    if max_attempts is not None and max_attempts < 1:
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise TypeError(f"{label}: timeout must be more than 0 seconds, and finite, not {timeout}.")
+    if max_attempts is not None and (not isinstance(max_attempts, int) or max_attempts < 1):
         raise TypeError(f"{label}: max_attempts must be 1 or more, not {max_attempts}.")
     if queue in PRIORITIES and queue != "default":
         raise TypeError(f"{label}: a queue cannot be called {queue!r}, which is a priority.")
@@ -169,7 +172,8 @@ def _params_model(function: Callable[..., Any], hints: dict[str, Any], label: st
         raise TypeError(f"{label}: the first parameter must be the context (ctx: Context).")
     fields: dict[str, Any] = {}
     for parameter in rest:
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+        by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if not by_name or parameter.name.startswith("_"):  # pydantic takes such a name for a private one
             raise TypeError(f"{label}: {parameter} cannot be given by name.")
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (hints.get(parameter.name, Any), default)

@@ -240,7 +240,7 @@ class Attempt:
         await self._flush()
         if isinstance(outcome, bytes):
             data = b'{"result":%b,"elapsed_s":%.6f}' % (outcome, time.monotonic() - self._began)
-            await self._store.finish(self._claimed, "succeeded", data, self._arq_result(True, outcome))
+            await self._finish("succeeded", data, self._arq_result(True, outcome))
             return "succeeded"
         if outcome.again and self.attempt < self._claimed.max_attempts:
             delay_s = self._delay_s() if outcome.delay_s is None else outcome.delay_s
@@ -251,7 +251,10 @@ class Attempt:
 
     async def _fail(self, failure: Failure) -> None:
         data = to_json({"error": failure.as_dict(), "elapsed_s": round(time.monotonic() - self._began, 6)})
-        await self._store.finish(self._claimed, "failed", data, self._arq_result(False, to_json(failure.message)))
+        await self._finish("failed", data, self._arq_result(False, to_json(failure.message)))
+
+    async def _finish(self, status: str, data: bytes, result: bytes) -> None:
+        await self._store.finish(self._claimed, status, data, result, events=self._next - 1)
 
     def _delay_s(self) -> float:
         """Exponential backoff with full jitter."""

@@ -1,12 +1,13 @@
 -- append: events of a running attempt. Refused unless the token owns the job. The worker numbers its events within the
 -- attempt from 1, so that what is sent again after a lost reply is written once.
 -- ARGV: id, token, number of the first event, log limit (events), log limit (bytes), type, data, type, data, …
--- → 'ok' | 'lost' (not the owner) | 'full' (the log's limit is reached; nothing of this call was written)
+-- → 'ok' | 'lost' (not the owner, or the store has lost what came before) | 'full' (the log's limit is reached; nothing of this call was written)
 local id, token, number = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if not owns(id, token) then return 'lost' end
 local job = read(id, { 'status', 'attempt', 'appended', 'seq', 'bytes', 'watch', 'watch_end' })
 if not job then return 'lost' end
 local appended, bytes, progress = tonumber(job.appended), tonumber(job.bytes or 0), nil
+if number > appended + 1 then return 'lost' end
 local first = math.max(6, 6 + 2 * (appended + 1 - number))   -- what was written before is passed over
 for i = first + 1, #ARGV, 2 do bytes = bytes + #ARGV[i] end
 if job.seq + (#ARGV - first + 1) / 2 > tonumber(ARGV[4]) or bytes > tonumber(ARGV[5]) then return 'full' end

@@ -28,7 +28,27 @@ local function fail(job, code, message)
   close(job, 'failed', '{"error":' .. cjson.encode({ code = code, message = message }) .. '}', keep)
 end
 
--- → the job when it was taken; true when it must stay where it is; nil when it left the due part of the lane.
+-- Delayed jobs that are due join the line, all that are met before any is taken: one by one they would find the front
+-- empty each time, and a flood of them would stand before everybody.
+local function join_line(lane)
+  local page = redis.call('ZRANGEBYSCORE', lane, '-inf', exact, 'WITHSCORES', 'LIMIT', 0, SCAN)
+  for i = 1, #page, 2 do
+    local id = page[i]
+    local job = read(id, { 'turn', 'owner', 'life' })
+    if job and job.turn == 'late' then
+      if front_is_full(lane, job.owner, window) then
+        redis.call('HSET', JOB .. id, 'turn', 'back', 'back', join_back(lane, job.owner, id, page[i + 1]))
+        redis.call('ZREM', lane, id)
+      else
+        redis.call('HSET', JOB .. id, 'turn', 'front')
+        join_front(lane, job.owner, id, job.life)
+      end
+    end
+  end
+end
+
+-- → the job when it was taken; true when it must stay where it is; nil when it left the due part of the lane; false when
+-- the lane has to be looked at again.
 local function take(id, lane)
   local body = redis.call('GET', BODY .. id)
   local job = read(id, { 'status', 'analysis', 'attempt', 'max_attempts', 'retry', 'timeout', 'adopted', 'token',
@@ -42,16 +62,13 @@ local function take(id, lane)
   if TERMINAL[job.status] then redis.call('ZREM', lane, id) return nil end
   if not body then return fail(job, 'expired', 'The job waited longer than a job may live.') end
   if job.analysis ~= '' and not string.find(known, '\n' .. job.analysis .. '\n', 1, true) then return true end
-  if job.turn == 'late' and front_is_full(lane, job.owner, window) then
-    redis.call('HSET', JOB .. id, 'turn', 'back', 'back', join_back(lane, job.owner, id))
-    redis.call('ZREM', lane, id)
-    return nil
-  end
+  if job.turn == 'late' then join_line(lane) return false end
   local lost = job.status == 'running'   -- its lease ran out
   if lost and tonumber(job.attempt) >= limit then
     return fail(job, 'attempts_exhausted', 'The worker of attempt ' .. job.attempt .. ' of ' .. limit .. ' was lost.')
   end
-  local token = tostring((job.token or 0) + 1)
+  -- The time keeps tokens apart when the store has come back with older data, in which the count is lower.
+  local token = string.match(job.token or '0', '^%d+') + 1 .. '-' .. now
   if not redis.call('SET', LEASE .. id, token, 'NX', 'PX', lease) then return true end   -- a stock worker runs it
   if lost then
     write(job, job.attempt, 'retrying', '{"error":{"code":"worker_lost","message":"The worker stopped answering."},'
@@ -76,13 +93,14 @@ for _, lane in ipairs(KEYS) do
     local page = redis.call('ZRANGE', lane, skipped, skipped + wanted - 1, 'WITHSCORES')
     more = #page == 2 * wanted
     for i = 1, #page, 2 do
-      local due = tonumber(page[i + 1]) - now
+      local due = math.ceil(tonumber(page[i + 1]) - exact)
       if due > 0 then
         if wait < 0 or due < wait then wait = due end
         more = false
         break
       end
       local job = take(page[i], lane)
+      if job == false then more = true break end
       if job == true then skipped = skipped + 1 elseif job then taken[#taken + 1] = job end
     end
   end

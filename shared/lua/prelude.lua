@@ -4,6 +4,7 @@
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local exact = clock[1] * 1000 + clock[2] / 1000   -- with microseconds: many jobs come in one millisecond, and keep their order
 
 local TERMINAL = { succeeded = true, failed = true, cancelled = true }
 
@@ -65,12 +66,14 @@ local function join_front(lane, owner, id, life)
   redis.call('PEXPIRE', front, 2 * life)
 end
 
--- A member of the back sorts by owner, then by time.
-local function join_back(lane, owner, id)
-  local member = string.format('%s\n%015d\n%s', owner, now, id)
+-- A member of the back sorts by owner, then by the time since which it is due.
+local function join_back(lane, owner, id, due)
+  local member = string.format('%s\n%018.0f\n%s', owner, due * 1000, id)
   redis.call('ZADD', BACK .. lane, 0, member)
   return member
 end
+
+local moved = 0
 
 -- A job of the front or the back stops waiting; from the back, the owner's next moves up.
 local function leave_line(job)
@@ -86,7 +89,8 @@ local function leave_line(job)
   if not life then return end   -- it ran out of life
   redis.call('HSET', JOB .. id, 'turn', 'front')
   join_front(job.lane, job.owner, id, life)
-  redis.call('ZADD', job.lane, now, id)
+  redis.call('ZADD', job.lane, exact + moved, id)
+  moved = moved + 0.001
 end
 
 -- The end of a job, whichever it is: its last event, the log closed, the queue and keys cleared, times to live set.

@@ -80,10 +80,10 @@ if window > 0 then
   redis.call('HSET', JOB .. id, 'turn', turn)   -- a late job joins the line when it falls due
 end
 if turn == 'back' then
-  redis.call('HSET', JOB .. id, 'back', join_back(lane, owner, id))
+  redis.call('HSET', JOB .. id, 'back', join_back(lane, owner, id, exact))
 else
   if turn == 'front' then join_front(lane, owner, id, life) end
-  redis.call('ZADD', lane, now + delay, id)
+  redis.call('ZADD', lane, exact + delay, id)
 end
 if delay == 0 then ring(queue) end
 return { 'accepted', tostring(now), math.floor(tokens) }

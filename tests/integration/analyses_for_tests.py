@@ -10,6 +10,11 @@ from pydantic import Field
 from worker.analysis import Context, Final, Retry, analysis
 
 
+async def appears(path: str) -> None:
+    while not await asyncio.to_thread(Path(path).exists):  # noqa: ASYNC110 (another process makes the file)
+        await asyncio.sleep(0.01)
+
+
 @analysis()
 async def nap(ctx: Context, text: str) -> str:
     """Sleep for as long as the text's first word says, then give the text back."""
@@ -31,16 +36,14 @@ async def stumble(ctx: Context, text: str = "") -> None:
 async def hold(ctx: Context, gate: str = "", text: str = "") -> str:
     """Wait until the file `gate` is there; without one, for ever."""
     await ctx.log("holding")
-    while not gate or not await asyncio.to_thread(Path(gate).exists):
-        await asyncio.sleep(0.01)
+    await (appears(gate) if gate else asyncio.Event().wait())
     return text
 
 
 @analysis()
 async def wait_for(ctx: Context, text: str) -> str:
     """Wait until the file `text` is there."""
-    while not await asyncio.to_thread(Path(text).exists):
-        await asyncio.sleep(0.01)
+    await appears(text)
     return text
 
 
@@ -136,3 +139,19 @@ async def with_types(
 ) -> list[str]:
     """Say the text n times."""
     return [text] * n
+
+
+@analysis(timeout=0.2)
+async def hasty(ctx: Context) -> None:
+    """Take longer than it may."""
+    await asyncio.sleep(60)
+
+
+@analysis()
+async def gated(ctx: Context, to: int, gates: dict[str, str]) -> AsyncIterator[int]:
+    """Count; before a number that has a gate, wait until that file is there."""
+    for number in range(to):
+        if gate := gates.get(str(number)):
+            await appears(gate)
+        yield number
+    ctx.result(None)

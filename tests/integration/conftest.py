@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -13,11 +14,12 @@ from shared.store import Limits, Store
 from tests.integration.rpc import Rpc, rpc
 from tests.processes import Process, Processes
 
+Client = Any  # redis.asyncio.Redis, whose types do not say which of its methods are to be awaited
 ANALYSES = "tests.integration.analyses_for_tests"
 
 
 @pytest.fixture
-async def client(valkey: Process) -> AsyncIterator["redis.Redis"]:
+async def client(valkey: Process) -> AsyncIterator[Client]:
     """A plain client of the store; the database is empty."""
     async with redis.Redis.from_url(valkey.url) as client:
         await client.flushdb()
@@ -25,11 +27,18 @@ async def client(valkey: Process) -> AsyncIterator["redis.Redis"]:
 
 
 @pytest.fixture
-async def store(valkey: Process, client: "redis.Redis") -> AsyncIterator[Store]:
+async def store(valkey: Process, client: Client) -> AsyncIterator[Store]:
     store = Store(valkey.url, name="tests", limits=Limits(), patience_s=5)
     await store.open(10)
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def own_processes(tmp_path: Path) -> AsyncIterator[Processes]:
+    """For what a test starts itself: only the loop that started a process can wait for its end."""
+    async with Processes(tmp_path) as processes:
+        yield processes
 
 
 @dataclass(frozen=True)

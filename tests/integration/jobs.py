@@ -13,7 +13,9 @@ SHORT_S = 0.1
 
 
 def a_job(id: str = "", **changes: Any) -> NewJob:
-    return NewJob(id or new_job_id(), **{"analysis": "a", "body": b'{"f":"a","a":[],"k":{},"t":null,"et":1}', **changes})
+    return NewJob(
+        id or new_job_id(), **{"analysis": "a", "body": b'{"f":"a","a":[],"k":{},"t":null,"et":1}', **changes}
+    )
 
 
 async def claim(

@@ -100,6 +100,10 @@ class Rpc:
         await self.wait(lambda: self.types(job).count(type) >= times, what=f"{type} of {job}")
         return [event for event in self.events(job) if event["type"] == type][-1]
 
+    async def seen(self, job: str, count: int) -> None:
+        """Wait for so many events of a job."""
+        await self.wait(lambda: len(self.events(job)) >= count, what=f"{count} events of {job}")
+
     async def end(self, job: str) -> list[Frame]:
         """Wait for the end of a job; returns its events, which must be without hole or double."""
         await self.wait(lambda: bool(self.types(job)) and self.types(job)[-1] in END, what=f"the end of {job}")

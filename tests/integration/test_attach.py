@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import redis.asyncio as redis
 
 from shared.events import START, Cursor, Event, read_published
 from shared.jobs import Page
 from shared.store import Claimed, Store
+from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, events, running, snapshot
 
 
@@ -31,7 +31,7 @@ async def written(store: Store, count: int, size: int = 10) -> Claimed:
 
 
 @asynccontextmanager
-async def listening(client: "redis.Redis", *channels: str) -> AsyncIterator["asyncio.Queue[bytes]"]:
+async def listening(client: Client, *channels: str) -> AsyncIterator["asyncio.Queue[bytes]"]:
     """What is published on some channels meanwhile."""
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     async with client.pubsub() as pubsub:
@@ -57,7 +57,11 @@ async def take(heard: "asyncio.Queue[bytes]", count: int) -> list[Event]:
 async def test_a_page_has_what_comes_after_the_cursor(store: Store) -> None:
     job = await written(store, 3)
     everything = await page(store, job.id)
-    assert (everything.gap, everything.more, [event.seq for event in everything.events]) == (False, False, [1, 2, 3, 4, 5])
+    assert (everything.gap, everything.more, [event.seq for event in everything.events]) == (
+        False,
+        False,
+        [1, 2, 3, 4, 5],
+    )
     for event in everything.events:
         rest = await page(store, job.id, event.cursor)
         assert (rest.gap, rest.events) == (False, everything.events[event.seq :])
@@ -130,7 +134,7 @@ async def test_there_is_no_page_and_no_snapshot_of_a_job_that_is_not_there_or_an
 
 
 async def test_a_node_that_submits_or_attaches_hears_every_event_and_another_does_not(
-    store: Store, client: "redis.Redis"
+    store: Store, client: Client
 ) -> None:
     async with listening(client, "ms:node:n1") as first, listening(client, "ms:node:n2") as second:
         await store.submit(a_job("odd\njob", node="n1"))
@@ -145,7 +149,7 @@ async def test_a_node_that_submits_or_attaches_hears_every_event_and_another_doe
         assert second.empty()
 
 
-async def test_a_node_that_wants_only_the_end_hears_only_that(store: Store, client: "redis.Redis") -> None:
+async def test_a_node_that_wants_only_the_end_hears_only_that(store: Store, client: Client) -> None:
     async with listening(client, "ms:node:n1") as submitter, listening(client, "ms:node:n2") as other:
         await store.submit(a_job("j", node="n1", terminal_only=True))
         await store.attach("j", node="n2", terminal_only=True)
@@ -159,7 +163,7 @@ async def test_a_node_that_wants_only_the_end_hears_only_that(store: Store, clie
         assert other.empty()
 
 
-async def test_who_attaches_twice_hears_everything_once(store: Store, client: "redis.Redis") -> None:
+async def test_who_attaches_twice_hears_everything_once(store: Store, client: Client) -> None:
     async with listening(client, "ms:node:n1") as heard:
         job = await running(store, node="n1")
         for _ in range(3):
@@ -183,9 +187,7 @@ async def watchers(store: Store, job: str) -> tuple[bytes, bytes]:
     return watch or b"", watch_end or b""
 
 
-async def test_a_node_that_nobody_listens_for_is_taken_off_and_the_others_stay(
-    store: Store, client: "redis.Redis"
-) -> None:
+async def test_a_node_that_nobody_listens_for_is_taken_off_and_the_others_stay(store: Store, client: Client) -> None:
     async with listening(client, "ms:node:here") as heard:
         job = await running(store, node="gone")
         await store.attach(job.id, node="here")
@@ -196,7 +198,7 @@ async def test_a_node_that_nobody_listens_for_is_taken_off_and_the_others_stay(
         assert [event.type for event in await take(heard, 1)] == ["chunk"]
 
 
-async def test_a_node_that_detaches_hears_nothing_more_and_the_others_do(store: Store, client: "redis.Redis") -> None:
+async def test_a_node_that_detaches_hears_nothing_more_and_the_others_do(store: Store, client: Client) -> None:
     async with listening(client, "ms:node:n1") as first, listening(client, "ms:node:n11") as second:
         job = await running(store)
         for node in ("n1", "n11"):
@@ -237,7 +239,7 @@ async def test_positions_tell_the_last_seq_and_the_status_of_each_job(store: Sto
     assert await store.positions([job.id, "nothing", "waits"]) == [(5, "running"), (-1, ""), (1, "queued")]
 
 
-async def test_a_queued_job_is_cancelled_at_once_and_never_runs(store: Store, client: "redis.Redis") -> None:
+async def test_a_queued_job_is_cancelled_at_once_and_never_runs(store: Store, client: Client) -> None:
     job = a_job(owner="ann", key="k", fingerprint="f")
     await store.submit(job)
     found = await store.cancel(job.id, "ann", 'enough "now"')
@@ -250,7 +252,7 @@ async def test_a_queued_job_is_cancelled_at_once_and_never_runs(store: Store, cl
     assert await client.exists(f"arq:job:{job.id}", "ms:inflight:ann") == 0
 
 
-async def test_the_worker_of_a_running_job_is_told_that_it_was_cancelled(store: Store, client: "redis.Redis") -> None:
+async def test_the_worker_of_a_running_job_is_told_that_it_was_cancelled(store: Store, client: Client) -> None:
     async with listening(client, "ms:stop:w") as heard:
         job = await running(store)
         await store.cancel(job.id, "", None)
@@ -267,9 +269,7 @@ async def test_cancelling_what_has_ended_changes_nothing_and_is_no_error(store: 
     assert [event.type for event in await events(store, job.id)] == ["queued", "started", "succeeded"]
 
 
-async def test_what_workers_advertise_is_read_back_and_told_only_when_it_changed(
-    store: Store, client: "redis.Redis"
-) -> None:
+async def test_what_workers_advertise_is_read_back_and_told_only_when_it_changed(store: Store, client: Client) -> None:
     async with listening(client, "ms:catalog") as heard:
         await store.advertise({"a": b'{"v":1}', "b": b"{}"})
         await store.advertise({"a": b'{"v":1}'})

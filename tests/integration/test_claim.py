@@ -3,11 +3,20 @@
 import json
 
 import pytest
-import redis.asyncio as redis
 
 from shared.store import Limits, Store
+from tests.integration.conftest import Client
 from tests.integration.jobs import (
-    SHORT_S, a_job, claim, claimed_again, events, lease_runs_out, renew, running, snapshot, types,
+    SHORT_S,
+    a_job,
+    claim,
+    claimed_again,
+    events,
+    lease_runs_out,
+    renew,
+    running,
+    snapshot,
+    types,
 )  # fmt: skip
 from tests.processes import until
 
@@ -144,7 +153,7 @@ async def test_a_renewed_lease_does_not_run_out(store: Store) -> None:
     await store.finish(job, "succeeded", b'{"result":1}')
 
 
-async def test_a_job_that_waited_longer_than_it_may_live_ends_as_expired(store: Store, client: "redis.Redis") -> None:
+async def test_a_job_that_waited_longer_than_it_may_live_ends_as_expired(store: Store, client: Client) -> None:
     short = await Store(store.pipeline.url, name="short", limits=Limits(life_s=0.1)).open(10)
     job = a_job()
     await short.submit(job)
@@ -160,16 +169,14 @@ async def test_a_job_that_waited_longer_than_it_may_live_ends_as_expired(store: 
     await short.close()
 
 
-async def test_a_queue_entry_without_a_job_is_cleared_away(store: Store, client: "redis.Redis") -> None:
+async def test_a_queue_entry_without_a_job_is_cleared_away(store: Store, client: Client) -> None:
     await client.zadd("arq:queue", {"nothing": 1})
     assert await claim(store) == []
     assert await client.zcard("arq:queue") == 0
 
 
 @pytest.mark.parametrize("name", ["a", "odd\nname with space", "ünï\U0001f600"])
-async def test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log(
-    store: Store, client: "redis.Redis", name: str
-) -> None:
+async def test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log(store: Store, client: Client, name: str) -> None:
     body = b'{"t":null,"f":"a","a":[1],"k":{},"et":1}'
     await client.set(f"arq:job:{name}", body, ex=100)
     await client.zadd("arq:queue", {name: 1})
@@ -180,9 +187,7 @@ async def test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log(
     assert (await snapshot(store, name)).owner is None
 
 
-async def test_a_job_that_a_stock_worker_runs_is_left_alone_and_not_waited_for(
-    store: Store, client: "redis.Redis"
-) -> None:
+async def test_a_job_that_a_stock_worker_runs_is_left_alone_and_not_waited_for(store: Store, client: Client) -> None:
     await client.set("arq:job:x", b'{"t":null,"f":"a","a":[],"k":{},"et":1}', ex=100)
     await client.zadd("arq:queue", {"x": 1})
     await client.set("arq:in-progress:x", b"1", ex=100)
@@ -192,7 +197,7 @@ async def test_a_job_that_a_stock_worker_runs_is_left_alone_and_not_waited_for(
     assert await client.zscore("arq:queue", "x") == 1
 
 
-async def test_a_claim_that_finds_less_than_it_could_take_silences_the_bell(store: Store, client: "redis.Redis") -> None:
+async def test_a_claim_that_finds_less_than_it_could_take_silences_the_bell(store: Store, client: Client) -> None:
     for _ in range(100):
         await store.submit(a_job())
     assert 0 < await client.llen("ms:bell:default") <= 64

@@ -15,9 +15,9 @@ from tests.processes import Processes, until
 
 
 async def test_a_server_that_ends_says_so_gives_the_answers_it_owes_and_closes_with_1012(
-    stack: Stack, processes: Processes, tmp_path: Path
+    stack: Stack, own_processes: Processes, tmp_path: Path
 ) -> None:
-    api = await processes.api(stack.store, MILLSTREAM_RECONNECT_MS="500")
+    api = await own_processes.api(stack.store, MILLSTREAM_RECONNECT_MS="500")
     gate = tmp_path / "gate"
     async with (
         httpx.AsyncClient(base_url=api.url) as http,

@@ -18,6 +18,7 @@ from tests.integration.conftest import Stack
 from tests.integration.rpc import Refused, Rpc, plain, rpc
 from tests.processes import Process, Processes
 
+
 async def refused(api: Process, **options: Any) -> tuple[int, dict[str, Any]]:
     """The status and the problem with which a handshake is refused."""
     with pytest.raises(InvalidStatus) as caught:
@@ -46,7 +47,9 @@ async def test_a_known_protocol_is_chosen_among_others(stack: Stack) -> None:
         assert socket.subprotocol == "millstream.v1"
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1", "null", "http://127.0.0.1:1", "file://"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://127.0.0.1", "null", "http://127.0.0.1:1", "file://"]
+)
 async def test_a_page_of_another_origin_may_not_open_a_socket(stack: Stack, origin: str) -> None:
     status, problem = await refused(stack.api, origin=Origin(origin))
     assert (status, problem["type"]) == (403, "/problems/forbidden")

@@ -1,6 +1,7 @@
 """The small HTTP routes: `/async_route`, health, and what answers a wrong request."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -9,7 +10,7 @@ from tests.integration.conftest import Stack
 
 
 @pytest.fixture
-async def http(stack: Stack):  # type: ignore[no-untyped-def]
+async def http(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=stack.api.url, timeout=20) as client:
         yield client
 
@@ -47,7 +48,11 @@ async def test_a_delay_that_is_none_is_a_problem_that_points_at_it(http: httpx.A
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()
-    assert (problem["type"], problem["status"], problem["instance"]) == ("/problems/invalid_params", 422, "/async_route")
+    assert (problem["type"], problem["status"], problem["instance"]) == (
+        "/problems/invalid_params",
+        422,
+        "/async_route",
+    )
     assert [error["pointer"] for error in problem["errors"]] == ["/delay"]
 
 

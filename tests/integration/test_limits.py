@@ -1,4 +1,4 @@
-"""Each limit, over real sockets, with an API and a worker whose limits are small; and priorities, where there is one slot."""
+"""Each limit, with an API and a worker whose limits are small; and priorities, where there is one slot."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,9 @@ from worker.settings import WorkerSettings
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def small(valkey: Process, processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+async def small(
+    valkey: Process, processes: Processes, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stack]:
     store, data = database(valkey, 2), tmp_path_factory.mktemp("small")
     api, worker = await asyncio.gather(
         processes.api(
@@ -180,28 +182,26 @@ async def test_a_reader_that_is_given_few_events_at_a_time_gets_them_all(client:
         assert [event["data"] for event in events if event["type"] == "chunk"] == list(range(17))
 
 
-async def test_where_no_worker_has_ever_been_a_submit_says_so(valkey: Process, processes: Processes) -> None:
-    api = await processes.api(database(valkey, 3))
+async def test_where_no_worker_has_ever_been_a_submit_says_so(valkey: Process, own_processes: Processes) -> None:
+    api = await own_processes.api(database(valkey, 3))
     async with rpc(api) as client:
         assert await refusal(client) == -32034
         assert await client.call("analysis.list") == []
     async with plain(api) as socket:
         await socket.send("hello")
         assert str(await socket.recv()).startswith("Error: No worker")
-    await api.kill()
 
 
-async def test_a_job_of_a_known_analysis_waits_for_a_worker(valkey: Process, processes: Processes) -> None:
+async def test_a_job_of_a_known_analysis_waits_for_a_worker(valkey: Process, own_processes: Processes) -> None:
     store = database(valkey, 4)
-    worker = await processes.worker(store)
+    worker = await own_processes.worker(store)
     await worker.kill()
-    api = await processes.api(store)
+    api = await own_processes.api(store)
     async with rpc(api) as client:
         job = await client.submit("process", {"text": "patience"})
         assert (await client.call("job.get", job=job))["status"] == "queued"
-        second = await processes.worker(store)
+        await own_processes.worker(store)
         assert (await client.end(job))[-1]["data"]["result"] == "Processed data: patience"
-    await asyncio.gather(second.kill(), api.kill())
 
 
 def test_the_limits_of_the_contract_are_the_defaults() -> None:

@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio as redis
 from websockets.exceptions import ConnectionClosed
 
-from tests.integration.conftest import Stack
+from tests.integration.conftest import Client, Stack
 from tests.integration.rpc import plain
 from tests.processes import until
 
@@ -94,7 +94,7 @@ async def test_a_job_runs_on_when_its_client_has_left(stack: Stack, tmp_path: Pa
     async with redis.Redis.from_url(stack.store.url) as client:
         async with plain(stack.api, "?analysis=wait_for") as socket:
             await socket.send(str(gate))
-            (job,) = await newest(client, "wait_for")
+            (job,) = await running_jobs(client, "wait_for")
         gate.touch()
 
         async def succeeded() -> bool:
@@ -103,14 +103,14 @@ async def test_a_job_runs_on_when_its_client_has_left(stack: Stack, tmp_path: Pa
         await until(succeeded, what="the end of the job")
 
 
-async def newest(client: "redis.Redis", analysis: str) -> list[str]:
-    """The records of the jobs of an analysis, once there are any."""
+async def running_jobs(client: Client, analysis: str) -> list[str]:
+    """The records of the running jobs of an analysis, once there are any."""
     found: list[str] = []
 
     async def any_found() -> bool:
-        async for key in client.scan_iter("ms:job:*"):
-            if await client.hget(key, "analysis") == analysis.encode():
-                found.append(key.decode())
+        keys = [key.decode() async for key in client.scan_iter("ms:job:*")]
+        wanted = [analysis.encode(), b"running"]
+        found[:] = [key for key in keys if await client.hmget(key, "analysis", "status") == wanted]
         return bool(found)
 
     await until(any_found, what=f"a job of {analysis}")

@@ -46,9 +46,9 @@ async def test_a_slow_reader_of_much_data_gets_all_of_it_and_holds_nobody_up(sta
         slow.socket.transport.pause_reading()
         request = {"analysis": "report", "params": {"count": 200, "size": 100_000}}
         await slow.send({"jsonrpc": "2.0", "method": "job.submit", "params": {**request, "key": "slow"}, "id": 1})
-        job = ""
-        while not job or (await fast.call("job.get", job=job))["status"] != "succeeded":
-            job = (await fast.call("job.submit", **request, key="slow"))["job"] if not job else job
+        job = (await fast.call("job.submit", **request, key="slow"))["job"]
+        while (await fast.call("job.get", job=job))["status"] != "succeeded":
+            pass
         assert (await fast.run("process", {"text": "x"}))["type"] == "succeeded"
         slow.socket.transport.resume_reading()
         events = await slow.end(job)
@@ -90,7 +90,7 @@ async def test_attaching_to_a_running_job_gives_old_events_and_then_live_ones(st
     job = await client_rpc.submit("report", {"count": 60, "pause_s": 0.005})
     async with rpc(stack.api) as other:
         for number in range(1, 6):
-            await client_rpc.wait(lambda n=number * 5: len(client_rpc.events(job)) > n, what="more events")
+            await client_rpc.seen(job, number * 5)
             await other.call("job.attach", job=job, after=client_rpc.events(job)[0]["cursor"])
             await other.wait(lambda: bool(other.events(job)), what="old events")
             await other.call("job.detach", job=job)
@@ -174,7 +174,7 @@ async def test_nobody_is_told_of_jobs_that_nobody_follows_any_more(stack: Stack,
             assert await client.hget(f"ms:job:{job}", "watch")
 
         async def unwatched() -> bool:
-            return await client.hget(f"ms:job:{job}", "watch") == b""
+            return bool(await client.hget(f"ms:job:{job}", "watch") == b"")
 
         await until(unwatched, what="the API to leave the job")
         assert await client.pubsub_channels(f"{NODE}*"), "the API itself is still there"
@@ -268,7 +268,8 @@ async def test_an_analysis_in_which_a_task_was_cancelled_fails_and_is_not_run_fo
 
 
 @pytest.mark.parametrize(
-    ("value", "result"), [(None, None), ([1, "é", None, 1.5], [1, "é", None, 1.5]), ("nan", None), ({"a": {}}, {"a": {}})]
+    ("value", "result"),
+    [(None, None), ([1, "é", None, 1.5], [1, "é", None, 1.5]), ("nan", None), ({"a": {}}, {"a": {}})],
 )
 async def test_any_json_value_is_a_result(client_rpc: Rpc, value: Any, result: Any) -> None:
     assert (await client_rpc.run("anything", {"value": value}))["data"]["result"] == result
@@ -288,9 +289,7 @@ async def test_a_job_starts_no_earlier_than_its_delay_says(client_rpc: Rpc) -> N
     await client_rpc.end(job)
 
 
-async def test_a_job_is_cancelled_when_its_client_leaves_if_it_was_submitted_so(
-    stack: Stack, client_rpc: Rpc
-) -> None:
+async def test_a_job_is_cancelled_when_its_client_leaves_if_it_was_submitted_so(stack: Stack, client_rpc: Rpc) -> None:
     async with rpc(stack.api) as other:
         attached = await other.submit("hold", on_disconnect="cancel")
         lone = await other.submit("hold")

@@ -4,11 +4,11 @@ import random
 from collections.abc import Awaitable, Callable
 
 import pytest
-import redis.asyncio as redis
 
 from shared.events import TERMINAL_TYPES
 from shared.jobs import TERMINAL, TRANSITIONS, Status
 from shared.store import Claimed, LeaseLost, NewJob, Store
+from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, events, renew, snapshot
 
 END = b'{"result":1,"error":{"code":"analysis_error","message":"no"}}'
@@ -17,7 +17,7 @@ END = b'{"result":1,"error":{"code":"analysis_error","message":"no"}}'
 class Story:
     """One job, and all that may happen to it. `claims`: every lease on it that there was, the last one last."""
 
-    def __init__(self, store: Store, client: "redis.Redis") -> None:
+    def __init__(self, store: Store, client: Client) -> None:
         self.store = store
         self.client = client
         self.job: NewJob = a_job(max_attempts=3)
@@ -104,7 +104,7 @@ async def take(story: Story, step: Step) -> None:
 
 @pytest.mark.parametrize("before", Status)
 async def test_each_status_is_followed_by_those_of_the_table_and_no_others(
-    store: Store, client: "redis.Redis", before: Status
+    store: Store, client: Client, before: Status
 ) -> None:
     reached = set()
     for step in STEPS:
@@ -120,7 +120,7 @@ async def test_each_status_is_followed_by_those_of_the_table_and_no_others(
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_whatever_happens_in_whatever_order_a_log_is_whole_and_ends_once(
-    store: Store, client: "redis.Redis", seed: int
+    store: Store, client: Client, seed: int
 ) -> None:
     chance = random.Random(seed)
     for _ in range(10):

@@ -4,6 +4,7 @@ A `directory` is where they leave marks, for each other and for the test.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -69,6 +70,16 @@ async def later(ctx: Context, text: str) -> str:
     """Answer the text after 1.5 seconds."""
     await asyncio.sleep(1.5)
     return text
+
+
+@analysis()
+async def identifies(ctx: Context, wait_s: float, rest_s: float = 0) -> int:
+    """Wait, say three times which process this is, rest, and say it once more."""
+    await asyncio.sleep(wait_s)
+    for _ in range(3):
+        await ctx.emit(os.getpid())
+    await asyncio.sleep(rest_s)
+    return os.getpid()
 
 
 @analysis()

@@ -4,9 +4,9 @@ import asyncio
 import signal
 from pathlib import Path
 
-from tests.processes import Processes
+from tests.processes import Processes, until
 from tests.system.stack import runs, start
-from tests.system.witness import at, logged, witness
+from tests.system.witness import ENDS, at, logged, witness
 
 LEASE_S = 10  # so that whoever had to wait for a lease would be noticed
 
@@ -35,25 +35,50 @@ async def test_the_jobs_of_a_leaving_worker_start_elsewhere_at_once_and_no_attem
 
 
 async def test_a_leaving_worker_takes_nothing_with_it_however_busy_it_is(processes: Processes) -> None:
-    """Workers leave while jobs stream in, so some are told in the middle of a claim. Each job has one attempt only."""
+    """Workers leave while they claim without a pause. Each job has one attempt only, so none may be lost on the way."""
     stack = await start(processes, workers=2, lease_s=LEASE_S)
     jobs: list[str] = []
+    leaving = True
     async with witness(stack.api) as client:
 
         async def submit() -> None:
-            for _ in range(150):
-                jobs.append(await client.submit("process", {"text": "", "delay_s": 0.1}, max_attempts=1))
+            while leaving:
+                jobs.append(job := await client.submit("process", {"text": "", "delay_s": 0.03}, max_attempts=1))
+                await client.until([job], *ENDS)
 
-        submitting = [asyncio.create_task(submit()) for _ in range(10)]
-        for _ in range(8):
+        submitting = [asyncio.create_task(submit()) for _ in range(60)]
+        for _ in range(10):
             leaver = stack.workers.pop(0)
-            ready = asyncio.create_task(stack.worker())
             leaver.signal(signal.SIGTERM)
             assert await leaver.ended(5) == 0
-            await ready
+            await stack.worker()
+        leaving = False
         await asyncio.gather(*submitting)
         ends = await client.ends(*jobs)
-    assert len(set(jobs)) == 1500
+    assert {(end["type"], end["attempt"]) for end in ends.values()} == {("succeeded", 1)}
+
+
+async def test_what_a_worker_was_just_claiming_when_it_was_told_to_leave_is_handed_over_too(
+    processes: Processes,
+) -> None:
+    """The store is held up in the middle of a worker's claims, so that the reply to one comes when it is leaving."""
+    stack = await start(processes, lease_s=LEASE_S, MILLSTREAM_MAX_JOBS="1000", MILLSTREAM_DRAIN_S="1")
+    [leaver] = stack.workers
+    async with witness(stack.api) as client:
+        submit = (client.submit("process", {"text": "", "delay_s": 3}, max_attempts=1) for _ in range(500))
+        submitting = asyncio.gather(*submit)
+        await client.until_any("started")
+        stack.store.signal(signal.SIGSTOP)
+        leaver.signal(signal.SIGTERM)
+
+        async def leaving() -> bool:
+            return "draining" in leaver.log.read_text()
+
+        await until(leaving, what="the worker to hear that it is to leave")
+        stack.store.signal(signal.SIGCONT)
+        await stack.worker()
+        ends = await client.ends(*await submitting)
+        assert await leaver.ended(5) == 0
     assert {(end["type"], end["attempt"]) for end in ends.values()} == {("succeeded", 1)}
 
 

@@ -98,6 +98,13 @@ class Witness:
             what = f"waited {within_s} s in vain for {types}; {len(waiting)} jobs had none, of them {some}"
             raise AssertionError(what) from None
 
+    async def until_any(self, *types: str) -> None:
+        """Wait until some job has had an event of these types."""
+        async with asyncio.timeout(30):
+            while not any(self.of(job, *types) for job in self.events):
+                self._news.clear()
+                await self._news.wait()
+
     async def ends(self, *jobs: str, within_s: float = 30) -> dict[str, Json]:
         """Wait for the end of each job. Returns the last events, after a look at the whole of each job's log."""
         await self.until(jobs, *ENDS, within_s=within_s)

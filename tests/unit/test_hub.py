@@ -96,8 +96,9 @@ class Watcher:
 
 
 class Following(RuleBasedStateMachine):
-    """One job is written and published while readers follow it. The network drops, doubles and reorders what is published; the
-    store may lose the end of the log, which breaks the connection."""
+    """One job is written and published while readers follow it. The network drops, doubles and reorders what is
+    published; the store may lose the end of the log, which breaks the connection.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -158,7 +158,11 @@ def test_the_answer_is_the_result_or_says_what_went_wrong(type: str, data: bytes
     assert plain_answer(Event("j", 3, 3, 1, type, data)) == answer
 
 
-@given(st.permutations(range(1, 7)), st.integers(1, 200), st.lists(st.sampled_from(["end", "read", "send", "resync"]), max_size=40))
+@given(
+    st.permutations(range(1, 7)),
+    st.integers(1, 200),
+    st.lists(st.sampled_from(["end", "read", "send", "resync"]), max_size=40),
+)
 def test_however_jobs_end_every_frame_is_answered_in_order_within_the_bound(
     order: list[int], bound: int, between: list[str]
 ) -> None:

@@ -1,0 +1,269 @@
+"""`make bench-files`: the file tier beside nginx, Starlette's FileResponse and the tutorial's way, in alternating
+runs.
+
+Everything runs on this machine and shares its cores, so only ratios of the same run mean anything. nginx has one
+worker process and `tcp_nopush off`: with it on, keep-alive ranges stall and flatter us.
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from shared.embedded import free_port
+from tests.processes import Process, Processes
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+NGINX = """
+daemon off; worker_processes 1; pid {home}/nginx.pid; error_log {home}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; sendfile on; tcp_nopush off; keepalive_requests 1000000; client_body_temp_path {home}/body;
+  proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi; uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
+  server {{ listen 127.0.0.1:{port}; location /files/ {{ alias {data}/; }} }}
+}}
+user root;
+"""
+
+
+@dataclass
+class Contestant:
+    """A server that serves the same files below `/files/`."""
+
+    name: str
+    port: int
+    pids: Callable[[], list[int]]
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the server's processes so far."""
+        total = 0
+        for pid in self.pids():
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+        return total * TICK_S
+
+    def rss_mib(self) -> float:
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids())
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *map(int, found)]
+
+
+# The load.
+
+
+def request(path: str) -> bytes:
+    return f"GET /files/{path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+
+
+class Connection:
+    """One keep-alive connection that reads and forgets."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = bytearray(1024 * 1024)
+
+    def get(self, message: bytes) -> int:
+        """One request; returns the length of its body. Raises AssertionError for anything but success."""
+        self._socket.sendall(message)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            data = self._socket.recv(65536)
+            assert data, "the connection was closed"
+            head += data
+        head, _, body = head.partition(b"\r\n\r\n")
+        assert head.split(b" ", 2)[1] in (b"200", b"206"), head[:200]
+        chunked = b"chunked" in head.lower()
+        if chunked:
+            return self._chunked(body)
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        left = length - len(body)
+        while left:
+            left -= self._received(left)
+        return length
+
+    def _received(self, most: int) -> int:
+        count = self._socket.recv_into(self._buffer, min(most, len(self._buffer)))
+        assert count, "the body is short"
+        return count
+
+    def _chunked(self, body: bytes) -> int:
+        total = len(body)
+        tail = body[-7:]
+        while not tail.endswith(b"0\r\n\r\n"):
+            count = self._received(len(self._buffer))
+            total += count
+            tail = (tail + bytes(self._buffer[max(0, count - 7) : count]))[-7:]
+        return total
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def streams(port: int, count: int, path: str) -> tuple[float, int]:
+    got: list[int] = []
+
+    def read() -> None:
+        connection = Connection(port)
+        got.append(connection.get(request(path)))
+        connection.close()
+
+    threads = [threading.Thread(target=read) for _ in range(count)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(got) / (time.perf_counter() - began), sum(got)
+
+
+RANDOM_RANGES = """
+math.randomseed(os.time())
+function request()
+  local start = math.random(0, {last})
+  return wrk.format("GET", nil, {{ ["Range"] = "bytes=" .. start .. "-" .. start + 65535 }})
+end
+"""
+
+
+def requests(port: int, seconds: float, path: str, length: int, script: str = "") -> tuple[float, int]:
+    """wrk over 8 keep-alive connections → (requests per second, bytes)"""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as lua:
+        lua.write(script)
+        lua.flush()
+        url = f"http://127.0.0.1:{port}/files/{path}"
+        arguments = ["wrk", "-t1", "-c8", f"-d{round(seconds)}s", *(["-s", lua.name] if script else []), url]
+        printed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    assert "Non-2xx" not in printed and "Socket errors" not in printed, printed
+    found = re.search(r"(\d+) requests in", printed)
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", printed)
+    assert found and rate, printed
+    return float(rate.group(1)), int(found.group(1)) * length
+
+
+Measure = Callable[[Contestant], tuple[float, int] | None]
+
+
+def measurements(big: int, seconds: float) -> dict[str, Measure]:
+    """What is measured; None where a contestant cannot take part (the tutorial knows no ranges)."""
+    ranges = RANDOM_RANGES.format(last=big - 65536)
+    return {
+        "one stream of 1 GiB, GB/s": lambda c: _scaled(
+            streams(c.port, 1, "ten.bin" if c.name == "tutorial" else "big.bin")
+        ),
+        "8 streams of 10 MiB, GB/s": lambda c: _scaled(streams(c.port, 8, "ten.bin")),
+        "64 KiB ranges, requests/s": lambda c: (
+            None if c.name == "tutorial" else requests(c.port, seconds, "big.bin", 65536, ranges)
+        ),
+        "4 KiB files, requests/s": lambda c: requests(c.port, seconds, "small.bin", 4096),
+    }
+
+
+def _scaled(result: tuple[float, int]) -> tuple[float, int]:
+    return result[0] / 1e9, result[1]
+
+
+# The contestants.
+
+
+async def start(processes: Processes, data: Path) -> list[Contestant]:
+    store = await processes.store()
+    api = await processes.api(store, MILLSTREAM_DATA_DIR=str(data), MILLSTREAM_STREAMS="20000")
+    home, port = processes.directory, free_port()
+    (home / "nginx.conf").write_text(NGINX.format(home=home, port=port, data=data))
+    nginx = await _started(processes, ["nginx", "-c", str(home / "nginx.conf"), "-p", str(home)], port, {})
+    found = [
+        Contestant("nginx", port, lambda: children(nginx.pid)),
+        Contestant("millstream", int(api.url.rpartition(":")[2]), lambda: [api.pid]),
+    ]
+    for name in ("fileresponse", "tutorial"):
+        port = free_port()
+        arguments = [sys.executable, "-m", "tests.benchmarks.file_peers", name, str(port), str(data)]
+        peer = await _started(processes, arguments, port, {})
+        found.append(Contestant(name, port, lambda peer=peer: [peer.pid]))  # type: ignore[misc]
+    return found
+
+
+async def _started(processes: Processes, arguments: list[str], port: int, environment: dict[str, str]) -> Process:
+    process = Process(arguments, environment, processes.directory / f"{Path(arguments[0]).name}-{port}.log")
+    processes.started.append(process)
+    await process.start()
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return process
+        except OSError:
+            await asyncio.sleep(0.05)
+    raise SystemExit(f"{arguments[0]} did not start: {process.log.read_text()[-500:]}")
+
+
+async def bench(rounds: int, seconds: float, big: int) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        data = Path(home) / "files"
+        data.mkdir()
+        for name, size in (("big.bin", big), ("ten.bin", 10 * 2**20), ("small.bin", 4096)):
+            with (data / name).open("wb") as file:
+                for _ in range(max(1, size // 2**20)):
+                    file.write(os.urandom(min(size, 2**20)))
+        async with Processes(Path(home)) as processes:
+            contestants = await start(processes, data)
+            table = Table(title=f"Files, {date.today()}, one machine, medians of {rounds} alternating rounds (min–max)")
+            for column in ("", *(c.name for c in contestants), "millstream / nginx", "/ fileresponse", "CPU / nginx"):
+                table.add_column(column, justify="right")
+            for title, measure in measurements(big, seconds).items():
+                table.add_row(title, *await asyncio.to_thread(_row, contestants, measure, rounds))
+            table.add_row("RSS afterwards, MiB", *(f"{c.rss_mib():.0f}" for c in contestants), "", "", "")
+            Console(width=150).print(table)
+
+
+def _row(contestants: list[Contestant], measure: Measure, rounds: int) -> list[str]:
+    speeds: dict[str, list[float]] = {c.name: [] for c in contestants}
+    cpu: dict[str, list[float]] = {c.name: [] for c in contestants}
+    for number in range(rounds + 1):  # the first warms up
+        for contestant in contestants:
+            before = contestant.cpu_s()
+            measured = measure(contestant)
+            if measured and number:
+                speeds[contestant.name].append(measured[0])
+                cpu[contestant.name].append((contestant.cpu_s() - before) / measured[1] * 1e9)
+    cells = [_cell(speeds[c.name], cpu[c.name]) for c in contestants]
+    ours, nginx, theirs = speeds["millstream"], speeds["nginx"], speeds["fileresponse"]
+    paired = statistics.median(m / n for m, n in zip(ours, nginx, strict=True))
+    cpu_ratio = statistics.median(cpu["millstream"]) / max(1e-9, statistics.median(cpu["nginx"]))
+    return [*cells, f"{paired:.2f}", f"{statistics.median(ours) / statistics.median(theirs):.1f}", f"{cpu_ratio:.2f}"]
+
+
+def _cell(speeds: list[float], cpu: list[float]) -> str:
+    if not speeds:
+        return "–"
+    return f"{statistics.median(speeds):,.4g} ({min(speeds):,.3g}–{max(speeds):,.3g})\n{statistics.median(cpu):.2f} CPU s/GB"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="make bench-files", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--big", type=int, default=2**30, help="bytes of the one large file")
+    given = parser.parse_args()
+    if missing := [name for name in ("nginx", "wrk") if not shutil.which(name)]:
+        raise SystemExit(f"Install {' and '.join(missing)} first: apt-get install nginx-light wrk")
+    asyncio.run(bench(given.rounds, given.seconds, given.big))

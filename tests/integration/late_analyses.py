@@ -1,0 +1,8 @@
+"""An analysis that no worker knows at first."""
+
+from worker.analysis import Context, analysis
+
+
+@analysis()
+async def late(ctx: Context, text: str) -> str:
+    return text.upper()

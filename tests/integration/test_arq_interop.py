@@ -1,0 +1,225 @@
+"""Beside stock arq: its clients' jobs run here, its workers and ours leave each other's running jobs alone."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import redis.asyncio as redis
+from arq.connections import ArqRedis, RedisSettings, create_pool
+from arq.jobs import Job, ResultNotFound, SerializationError
+from arq.worker import Worker, func
+
+from shared.store import Limits, Store
+from tests.integration.conftest import ANALYSES, Stack, database
+from tests.integration.jobs import a_job, snapshot, types
+from tests.integration.rpc import Rpc
+from tests.processes import Process, Processes, until
+
+
+def to_json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode()
+
+
+CODECS: dict[str, tuple[Callable[[dict[str, Any]], bytes], Callable[[bytes], dict[str, Any]]]] = {
+    "json": (to_json, json.loads),
+    "msgpack": (msgpack.packb, msgpack.unpackb),
+}
+
+
+@asynccontextmanager
+async def arq(store: Process, codec: str | None) -> AsyncIterator[ArqRedis]:
+    """A stock arq client; without a codec, it pickles."""
+    write, read = CODECS[codec] if codec else (None, None)
+    pool = await create_pool(RedisSettings.from_dsn(store.url), job_serializer=write, job_deserializer=read)
+    try:
+        yield pool
+    finally:
+        await pool.aclose()
+
+
+async def enqueue(pool: ArqRedis, name: str, *args: Any, **kwargs: Any) -> Job:
+    job = await pool.enqueue_job(name, *args, **kwargs)
+    assert job is not None
+    return job
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(("args", "kwargs"), [(("hello",), {}), ((), {"text": "hello"}), (("hello",), {"delay_s": 0})])
+async def test_a_job_that_a_stock_client_enqueued_runs_and_its_result_is_what_the_client_awaits(
+    stack: Stack, codec: str, args: Any, kwargs: Any
+) -> None:
+    async with arq(stack.store, codec) as pool:
+        job = await enqueue(pool, "process", *args, **kwargs)
+        assert await job.result(timeout=10, poll_delay=0.02) == "Processed data: hello"
+        info = await job.result_info()
+        assert info is not None
+        assert (info.success, info.function, info.job_try) == (True, "process", 1)
+        assert info.start_time <= info.finish_time
+
+
+@pytest.mark.parametrize("codec", CODECS)
+async def test_a_result_of_any_shape_reaches_the_stock_client(stack: Stack, codec: str) -> None:
+    async with arq(stack.store, codec) as pool:
+        value = {"a": [1, 2.5, None, "ü"], "b": {"c": True}}
+        job = await enqueue(pool, "anything", value=value)
+        assert await job.result(timeout=10, poll_delay=0.02) == value
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("stumble", {"text": "over a stone"}, "over a stone"),
+        ("process", {"words": "x"}, "parameters are wrong"),
+        ("large", {"size": 2_000_000}, "limit"),
+        ("hasty", {}, "took longer"),
+    ],
+)
+async def test_a_failure_reaches_the_stock_client_in_words(
+    stack: Stack, codec: str, name: str, kwargs: Any, message: str
+) -> None:
+    async with arq(stack.store, codec) as pool:
+        job = await enqueue(pool, name, **kwargs)
+        with pytest.raises(SerializationError, match=message):
+            await job.result(timeout=10, poll_delay=0.02)
+
+
+async def test_too_many_arguments_are_a_failure_in_words(stack: Stack) -> None:
+    async with arq(stack.store, "json") as pool:
+        job = await enqueue(pool, "process", "a", 0, "too", "many")
+        with pytest.raises(SerializationError, match="takes 2 parameters, not 4"):
+            await job.result(timeout=10, poll_delay=0.02)
+
+
+async def test_a_stock_clients_job_can_be_followed_like_any_other(stack: Stack, client_rpc: Rpc) -> None:
+    async with arq(stack.store, "json") as pool:
+        job = await enqueue(pool, "report", 3, _job_id="my own\nid, with spaces")
+        await job.result(timeout=10, poll_delay=0.02)
+    reply = await client_rpc.call("job.attach", job=job.job_id)
+    assert (reply["analysis"], reply["status"], reply["result"]) == ("report", "succeeded", 3)
+    events = await client_rpc.end(job.job_id)
+    assert events[0]["type"] == "queued"
+    assert [event["data"]["number"] for event in events if event["type"] == "chunk"] == [0, 1, 2]
+
+
+async def test_an_analysis_that_asks_for_retries_is_tried_again_for_a_stock_client_too(stack: Stack) -> None:
+    async with arq(stack.store, "json") as pool:
+        job = await enqueue(pool, "flaky", 3)
+        assert await job.result(timeout=10, poll_delay=0.02) == 3
+
+
+async def test_a_deferred_job_of_a_stock_client_waits_until_it_is_due(stack: Stack) -> None:
+    loop = asyncio.get_running_loop()
+    async with arq(stack.store, "json") as pool:
+        began = loop.time()
+        job = await enqueue(pool, "process", "later", _defer_by=0.4)
+        assert await job.result(timeout=10, poll_delay=0.02) == "Processed data: later"
+        assert loop.time() - began >= 0.39
+
+
+async def test_a_pickled_job_is_never_read_and_fails_with_a_reason(stack: Stack, client_rpc: Rpc) -> None:
+    async with arq(stack.store, None) as pool:
+        job = await enqueue(pool, "process", "hello")
+        with pytest.raises(ResultNotFound):
+            await job.result(timeout=10, poll_delay=0.02)
+    found = await client_rpc.call("job.get", job=job.job_id)
+    assert (found["status"], found["error"]["code"]) == ("failed", "invalid_params")
+    assert "pickle" in found["error"]["message"]
+
+
+async def test_a_job_of_an_analysis_that_nobody_knows_waits_for_a_worker_that_does_and_costs_little(
+    stack: Stack, own_processes: Processes, client_rpc: Rpc
+) -> None:
+    async with arq(stack.store, "json") as pool, redis.Redis.from_url(stack.store.url) as client:
+        job = await enqueue(pool, "late", "patience")
+
+        async def scripts() -> int:
+            stats = await client.info("commandstats")
+            return int(stats["cmdstat_evalsha"]["calls"])
+
+        before = await scripts()
+        await client_rpc.run("process", {"text": "a second", "delay_s": 1})
+        assert await scripts() - before < 100, "the workers ask for it without pause"
+        assert await client.zscore("arq:queue", job.job_id) is not None
+
+        await own_processes.worker(stack.store, MILLSTREAM_ANALYSES="tests.integration.late_analyses")
+        assert await job.result(timeout=10, poll_delay=0.02) == "PATIENCE"
+        assert (await client_rpc.run("late", {"text": "now known"}))["data"]["result"] == "NOW KNOWN"
+
+
+@asynccontextmanager
+async def stock_worker(store: Process, *functions: Any) -> AsyncIterator[Worker]:
+    write, read = CODECS["json"]
+    async with arq(store, "json") as pool:
+        worker = Worker(
+            functions=functions, redis_pool=pool, poll_delay=0.02, handle_signals=False, keep_result=60,
+            job_serializer=write, job_deserializer=read,
+        )  # fmt: skip
+        running = asyncio.create_task(worker.main())
+        try:
+            yield worker
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+            await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+
+
+async def test_a_stock_worker_and_ours_leave_each_others_running_jobs_alone(
+    valkey: Process, own_processes: Processes, tmp_path: Path
+) -> None:
+    database_ = database(valkey, 5)
+    gate, opened = tmp_path / "gate", asyncio.Event()
+    runs: list[str] = []
+
+    async def stock_only(ctx: Any, text: str) -> str:
+        runs.append(text)
+        await opened.wait()
+        return text
+
+    async def hold(ctx: Any, **_: Any) -> str:
+        runs.append("ours")
+        return "stolen"
+
+    await own_processes.worker(database_, MILLSTREAM_ANALYSES=ANALYSES, MILLSTREAM_LEASE_S="0.6")
+    store = await Store(database_.url, name="tests", limits=Limits()).open(10)
+    body = to_json({"t": None, "f": "hold", "a": [], "k": {"gate": str(gate), "text": "ours"}, "et": 1})
+    job = a_job(analysis="hold", body=body)
+    await store.submit(job)
+
+    async def held() -> bool:
+        return await types(store, job.id) == ["queued", "started", "log"]
+
+    await until(held, what="our job to run")
+    async with stock_worker(database_, func(stock_only, name="stock_only"), func(hold, name="hold")) as worker:
+        async with arq(database_, "json") as pool:
+            stock = [await enqueue(pool, "stock_only", f"job {number}") for number in range(3)]
+
+            async def all_run() -> bool:
+                return len(runs) == 3
+
+            await until(all_run, what="the stock worker's jobs")
+            leases: set[bytes] = set()
+
+            async def renewed_often() -> bool:
+                leases.add(await store.pipeline.call("ZSCORE", "arq:queue", job.id))
+                return len(leases) > 4
+
+            await until(renewed_often, what="the lease to be renewed for longer than it would last by itself")
+            gate.touch()
+            opened.set()
+            assert [await item.result(timeout=10, poll_delay=0.02) for item in stock] == ["job 0", "job 1", "job 2"]
+
+        async def ended() -> bool:
+            return (await snapshot(store, job.id)).terminal
+
+        await until(ended, what="the end of our job")
+        assert worker.jobs_failed == 0
+    assert sorted(runs) == ["job 0", "job 1", "job 2"]
+    assert await types(store, job.id) == ["queued", "started", "log", "succeeded"]
+    assert (await snapshot(store, job.id)).result == "ours"
+    await store.close()

@@ -1,0 +1,200 @@
+"""What HTTP answers to requests that are wrong: always a problem document (RFC 9457)."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.conftest import Stack
+from tests.integration.web import pointers, problem, web
+
+JSON = {"Content-Type": "application/json"}
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+async def http(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
+    async with web(stack.api) as http:
+        yield http
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404), ("GET", "/problems/nothing", 404), ("GET", "/docs/static/nothing.js", 404),
+        ("PUT", "/jobs", 405), ("POST", "/jobs/x", 405), ("POST", "/healthz", 405), ("DELETE", "/analyses", 405),
+        ("GET", "/jobs/x/y/z", 404), ("POST", "/%2e%2e/jobs", 404),
+    ],
+)  # fmt: skip
+async def test_what_the_framework_refuses_is_a_problem_too(
+    http: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    answer = await http.request(method, path)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.headers
+    document = answer.json()
+    assert (document["type"], document["status"]) == ("about:blank", status)
+    assert document["title"]
+    assert (status == 405) == ("allow" in answer.headers)
+
+
+NO_JSON = [
+    b"", b"{", b"not json", b'{"analysis":"process",}', b"\xff\xfe", b'{"analysis":"\xff"}', b"{'analysis':1}",
+    b'{"analysis":"process","params":{"text":"\\ud800"}}', b'{"analysis":"anything","params":{"value":NaN}}',
+    b'{"analysis":"anything","params":{"value":-Infinity}}', b'{"analysis":"anything","params":{"value":' + b"[" * 300,
+    b'{"analysis":"anything","params":{"value":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    b'{"analysis":"anything","params":{"value":' + b"[" * 300 + b"]" * 300 + b"}}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", NO_JSON, ids=lambda body: repr(body[:50]))
+async def test_a_body_that_is_not_json_is_a_parse_error(http: httpx.AsyncClient, body: bytes) -> None:
+    answer = await http.post("/jobs", content=body, headers=JSON)
+    problem(answer, "parse_error")
+
+
+@pytest.mark.parametrize("value", ["1e999", "-1e999", "[1e400]"])
+async def test_a_number_that_is_too_large_is_refused(http: httpx.AsyncClient, value: str) -> None:
+    body = f'{{"analysis":"anything","params":{{"value":{value}}}}}'
+    answer = await http.post("/jobs", content=body, headers=JSON)
+    assert answer.json()["type"] in ("/problems/parse_error", "/problems/invalid_params")
+
+
+@pytest.mark.parametrize("digits", [20, 5000])
+async def test_a_whole_number_of_any_size_is_no_defect(http: httpx.AsyncClient, digits: int) -> None:
+    body = f'{{"analysis":"anything","params":{{"value":{"9" * digits}}}}}'
+    answer = await http.post("/jobs", content=body, headers=JSON)
+    assert answer.status_code in (202, 400, 422), answer.text
+    if answer.status_code != 202:
+        assert answer.json()["type"] in ("/problems/parse_error", "/problems/invalid_params")
+
+
+@pytest.mark.parametrize("type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None])
+async def test_a_body_of_another_type_is_an_invalid_request(http: httpx.AsyncClient, type: str | None) -> None:
+    body = b'{"analysis":"process","params":{"text":"x"}}'
+    answer = await http.post("/jobs", content=body, headers={"Content-Type": type} if type else {})
+    assert "application/json" in problem(answer, "invalid_request")["detail"]
+
+
+@pytest.mark.parametrize("type", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
+async def test_json_by_any_spelling_is_json(http: httpx.AsyncClient, type: str) -> None:
+    body = b'{"analysis":"process","params":{"text":"x"}}'
+    assert (await http.post("/jobs", content=body, headers={"Content-Type": type})).status_code == 202
+    problem(await http.post("/jobs", content=b'{"analysis":1}', headers={"Content-Type": type}), "invalid_params")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({}, {"/analysis"}),
+        ({"analysis": ""}, {"/analysis"}),
+        ({"analysis": 7, "params": []}, {"/analysis", "/params"}),
+        ({"analysis": "process", "colour": "red"}, {"/colour"}),
+        ({"analysis": "process", "colour": "red", "size": 1}, {"/colour", "/size"}),
+        ({"analysis": "process", "timeout_s": "5"}, {"/timeout_s"}),
+        ({"analysis": "process", "timeout_s": 0, "delay_s": -1}, {"/timeout_s", "/delay_s"}),
+        ({"analysis": "process", "max_attempts": 1.5}, {"/max_attempts"}),
+        ({"analysis": "process", "priority": "urgent"}, {"/priority"}),
+        ({"analysis": "process", "params": {}}, {"/params"}),
+        ({"analysis": "process", "params": {"text": 1, "delay_s": -1}}, {"/params/text", "/params/delay_s"}),
+        ({"analysis": "process", "params": {"text": "x", "more": 1}}, {"/params"}),
+        ({"analysis": "typed", "params": {"text": "x", "n": 10}}, {"/params/text", "/params/n"}),
+    ],
+)
+async def test_each_member_that_is_wrong_is_pointed_at(
+    http: httpx.AsyncClient, body: dict[str, Any], expected: set[str]
+) -> None:
+    document = problem(await http.post("/jobs", json=body), "invalid_params")
+    assert pointers(document) == expected
+    for error in document["errors"]:
+        assert error["detail"]
+
+
+@pytest.mark.parametrize("body", ["[]", "7", '"process"', "null"])
+async def test_a_body_that_is_no_object_is_refused(http: httpx.AsyncClient, body: str) -> None:
+    document = problem(await http.post("/jobs", content=body, headers=JSON), "invalid_params")
+    assert len(document["errors"]) == 1
+
+
+async def test_an_unknown_analysis_is_named_beside_those_there_are(http: httpx.AsyncClient) -> None:
+    document = problem(await http.post("/jobs", json={"analysis": "nothing"}), "unknown_analysis")
+    assert "'nothing'" in document["detail"]
+    assert "process" in document["detail"]
+
+
+# Size.
+
+
+def sized(size: int) -> bytes:
+    head, tail = b'{"analysis":"measure","params":{"text":"', b'"}}'
+    return head + b"x" * (size - len(head) - len(tail)) + tail
+
+
+async def pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 65536):
+        yield body[start : start + 65536]
+
+
+async def test_a_body_of_one_mebibyte_passes_and_one_byte_more_does_not(http: httpx.AsyncClient) -> None:
+    for content in (lambda size: sized(size), lambda size: pieces(sized(size))):
+        fits = await http.post("/jobs", content=content(MIB), headers=JSON)
+        assert fits.status_code == 202, fits.text
+        problem(await http.post("/jobs", content=content(MIB + 1), headers=JSON), "payload_too_large")
+
+
+@asynccontextmanager
+async def connection(stack: Stack) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    host, port = stack.api.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+def head(*headers: str) -> bytes:
+    lines = ["POST /jobs HTTP/1.1", "Host: x", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(stack: Stack) -> None:
+    async with connection(stack) as (reader, writer), asyncio.timeout(5):
+        writer.write(head(f"Content-Length: {100 * MIB}"))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+        assert b"application/problem+json" in await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_a_body_without_an_end_is_refused_once_it_is_too_large(stack: Stack) -> None:
+    async with connection(stack) as (reader, writer), asyncio.timeout(10):
+        writer.write(head("Transfer-Encoding: chunked"))
+        for _ in range(17):
+            writer.write(b"10000\r\n" + b" " * 65536 + b"\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_slow_bodies_hold_no_other_request_up(stack: Stack, http: httpx.AsyncClient) -> None:
+    body = sized(1000)
+    async with connection(stack) as (reader, writer):
+        writer.write(head(f"Content-Length: {len(body)}") + body[:100])
+        await writer.drain()
+        answer = await http.post(
+            "/jobs", json={"analysis": "process", "params": {"text": "x"}}, headers={"Prefer": "wait=9"}
+        )
+        assert answer.status_code == 200
+        writer.write(body[100:])
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 202 ")
+
+
+async def test_a_client_that_leaves_while_it_sends_its_body_is_no_error(stack: Stack, http: httpx.AsyncClient) -> None:
+    before = stack.api.log.read_text()
+    async with connection(stack) as (_, writer):
+        writer.write(head("Content-Length: 1000") + b'{"analysis"')
+        await writer.drain()
+    assert (await http.get("/healthz")).json() == {"status": "ok"}
+    assert "error" not in [
+        json.loads(line).get("level") for line in stack.api.log.read_text()[len(before) :].splitlines()
+    ]

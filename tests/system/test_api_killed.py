@@ -1,0 +1,165 @@
+"""The API is killed, or told to leave: clients come back, and have missed nothing."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from shared import keys
+from shared.client import Client, Job
+from tests.processes import Process, Processes
+from tests.system.stack import start
+from tests.system.witness import ENDS, Json, check_whole, logged, witness
+
+
+@asynccontextmanager
+async def plain(api: Process, query: str = "") -> AsyncIterator[ClientConnection]:
+    async with connect(api.ws + query, max_size=None, compression=None) as socket:
+        yield socket
+
+
+async def test_a_client_that_attaches_with_its_cursor_after_a_kill_misses_nothing(processes: Processes) -> None:
+    stack = await start(processes)
+    async with witness(stack.api) as before:
+        job = await before.submit("counts", {"to": 1000, "pause_s": 0.002})
+        await before.until([job], "chunk", times=100)
+        await stack.api.kill()
+    heard = before.of(job)
+    await stack.restart(stack.api)
+    async with witness(stack.api) as after:
+        snapshot = await after.attach(job, heard[-1]["cursor"])
+        assert snapshot["replay_from"] == heard[-1]["cursor"]
+        await after.until([job], *ENDS)
+        assert not after.notices
+    end = check_whole(heard + after.of(job), after=1)
+    assert end["data"]["result"] == 1000
+    assert [event["data"][0] for event in (heard + after.of(job)) if event["type"] == "chunk"] == list(range(1, 1001))
+
+
+async def test_the_python_client_comes_back_by_itself(processes: Processes) -> None:
+    stack = await start(processes)
+    async with Client(stack.api.ws) as client:
+        jobs = [await client.submit("counts", {"to": 800, "pause_s": 0.005}) for _ in range(5)]
+        heard: dict[str, list[Json]] = {job.id: [] for job in jobs}
+
+        async def listen() -> None:
+            for job in jobs:
+                async for event in job:
+                    heard[job.id].append(event)
+
+        listening = asyncio.create_task(listen())
+        for _ in range(3):
+            await stack.api.kill()
+            await stack.restart(stack.api)
+            job = await client.submit("process", {"text": "back"})
+            assert await job.done() == "Processed data: back"
+        await listening
+        assert client.gaps == 0
+    for events in heard.values():
+        assert check_whole(events, after=1)["data"]["result"] == 800
+
+
+async def test_what_was_submitted_while_the_api_was_killed_is_one_job_each(processes: Processes) -> None:
+    stack = await start(processes)
+    async with Client(stack.api.ws) as client:
+        submitting = [
+            asyncio.create_task(client.submit("process", {"text": str(n), "delay_s": 0.01})) for n in range(400)
+        ]
+        await asyncio.wait(submitting, return_when=asyncio.FIRST_COMPLETED)
+        await stack.api.kill()
+        assert not all(task.done() for task in submitting)
+        await stack.restart(stack.api)
+        jobs = await asyncio.gather(*submitting)
+        results = await asyncio.gather(*(job.done() for job in jobs))
+    assert results == [f"Processed data: {n}" for n in range(400)]
+    async with stack.client() as store:
+        assert len(await store.keys(keys.JOB + "*")) == len({job.id for job in jobs}) == 400
+
+
+async def test_a_rolling_restart_goes_unnoticed_by_those_who_submit(processes: Processes) -> None:
+    stack = await start(processes)
+    jobs: list[Job] = []
+    restarting = True
+    async with Client(stack.api.ws) as client:
+
+        async def submit() -> None:
+            while restarting:
+                jobs.append(job := await client.submit("process", {"text": "", "delay_s": 0.01}))
+                assert await job.done() == "Processed data: "
+
+        submitting = [asyncio.create_task(submit()) for _ in range(50)]
+        for _ in range(3):
+            stack.api.signal(signal.SIGTERM)
+            assert await stack.api.ended() == 0
+            await stack.restart(stack.api)
+        restarting = False
+        await asyncio.gather(*submitting)
+    async with stack.client() as store:
+        assert len(await store.keys(keys.JOB + "*")) == len({job.id for job in jobs}) == len(jobs)
+
+
+async def test_a_leaving_api_says_so_and_closes_with_1012(processes: Processes) -> None:
+    stack = await start(processes, api={"MILLSTREAM_RECONNECT_MS": "1234"})
+    async with witness(stack.api) as client, plain(stack.api) as idle:
+        job = await client.submit("counts", {"to": 500, "pause_s": 0.005})
+        await client.until([job], "chunk", times=10)
+        stack.api.signal(signal.SIGTERM)
+        await asyncio.wait_for(client.socket.wait_closed(), 10)
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(idle.recv(), 10)
+        assert await stack.api.ended() == 0
+    [notice] = client.notices
+    assert notice["method"] == "server.drain"
+    assert 0 <= notice["params"]["reconnect_after_ms"] <= 1234
+    assert (client.socket.close_code, idle.close_code) == (1012, 1012)
+    await stack.restart(stack.api)
+    heard = client.of(job)
+    async with witness(stack.api) as after:
+        await after.attach(job, heard[-1]["cursor"])
+        await after.until([job], *ENDS)
+    check_whole(heard + after.of(job), after=1)
+
+
+async def test_a_leaving_api_first_sends_the_answers_that_it_owes(processes: Processes) -> None:
+    stack = await start(processes)
+    async with plain(stack.api, "?analysis=later") as client, httpx.AsyncClient(base_url=stack.api.url) as http:
+        for n in range(20):
+            await client.send(str(n))
+        accepted = 0
+        async with stack.client() as store:
+            while accepted < 20:
+                accepted = len(await store.keys(keys.JOB + "*"))
+        assert (await http.get("/readyz")).status_code == 200
+        stack.api.signal(signal.SIGTERM)
+        while (ready := await http.get("/readyz")).status_code == 200:
+            pass
+        assert ready.status_code == 503
+        assert ready.json()["type"] == "/problems/draining"
+        assert (await http.get("/healthz")).status_code == 200
+        async with connect(stack.api.ws) as late:
+            with pytest.raises(ConnectionClosed):
+                await late.recv()
+            assert late.close_code == 1012
+        answers = [await asyncio.wait_for(client.recv(), 10) for _ in range(20)]
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(client.recv(), 10)
+        assert answers == [str(n) for n in range(20)]
+        assert client.close_code == 1012
+        assert await stack.api.ended() == 0
+
+
+async def test_jobs_go_on_while_no_api_is_there(processes: Processes) -> None:
+    stack = await start(processes)
+    async with witness(stack.api) as client:
+        job = await client.submit("counts", {"to": 100, "pause_s": 0.01})
+        await client.until([job], "started")
+        await stack.api.kill()
+    end = ""
+    while end not in ENDS:
+        end = (await logged(stack.store, job))[-1]["type"]
+    assert check_whole(await logged(stack.store, job))["data"]["result"] == 100

@@ -1,0 +1,133 @@
+"""Connections break, those of the processes to the store and those of clients: nothing is lost, and nothing comes twice."""
+
+import asyncio
+
+from redis.exceptions import ResponseError
+
+from shared import keys
+from shared.client import Client
+from tests.processes import Processes, until
+from tests.system.stack import Stack, start
+from tests.system.witness import Json, check_whole, witness
+
+
+async def kill(stack: Stack, kind: str) -> int:
+    """Kill the store's connections of a kind (`pubsub`, `normal`) but this one. Returns how many there were."""
+    async with stack.client() as store:
+        try:
+            return int(await store.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"))
+        except ResponseError:
+            return 0
+
+
+async def watched_by(stack: Stack, job: str) -> bytes:
+    async with stack.client() as store:
+        return bytes(await store.hget(keys.JOB + job, "watch") or b"")
+
+
+async def test_the_connection_that_events_come_by_may_break_again_and_again(processes: Processes) -> None:
+    stack = await start(processes)
+    killed = 0
+    async with witness(stack.api) as client:
+        jobs = [await client.submit("counts", {"to": 1000, "pause_s": 0.003}) for _ in range(5)]
+        for chunks in range(20, 1000, 20):
+            await client.until(jobs[:1], "chunk", times=chunks)
+            killed += await kill(stack, "pubsub")
+        ends = await client.ends(*jobs)
+        assert not client.notices
+    assert killed >= 20
+    for job in jobs:
+        assert ends[job]["data"]["result"] == 1000
+        assert [event["data"][0] for event in client.of(job, "chunk")] == list(range(1, 1001))
+
+
+async def test_every_connection_to_the_store_may_break_again_and_again(processes: Processes) -> None:
+    stack = await start(processes, workers=2)
+    killed = 0
+    async with witness(stack.api) as client:
+        jobs = [await client.submit("counts", {"to": 500, "pause_s": 0.005}) for _ in range(20)]
+        for chunks in range(25, 500, 25):
+            await client.until(jobs[:1], "chunk", times=chunks)
+            killed += await kill(stack, "normal") + await kill(stack, "pubsub")
+            jobs.append(await client.submit("process", {"text": ""}))
+        ends = await client.ends(*jobs)
+        assert not client.notices
+    assert killed >= 100
+    assert {end["type"] for end in ends.values()} == {"succeeded"}
+    for job in jobs[:20]:
+        last = [event for event in client.of(job) if event["attempt"] == ends[job]["attempt"]]
+        assert [event["data"][0] for event in last if event["type"] == "chunk"] == list(range(1, 501))
+
+
+async def test_a_node_that_was_taken_off_the_list_of_watchers_is_put_back(processes: Processes) -> None:
+    """As when an event was published while nobody listened: the node is off the list, and would hear nothing more."""
+    stack = await start(processes, api={"MILLSTREAM_CHECK_S": "0.2"})
+    async with witness(stack.api) as client:
+        job = await client.submit("counts", {"to": 300, "pause_s": 0.01})
+        for chunks in (20, 120):
+            await client.until([job], "chunk", times=chunks)
+            node = await watched_by(stack, job)
+            assert node
+            async with stack.client() as store:
+                await store.hset(keys.JOB + job, "watch", "")
+
+            async def back(node: bytes = node) -> bool:
+                return await watched_by(stack, job) == node
+
+            await until(back, what="the node to be put back")
+        await client.ends(job)
+
+
+async def test_an_end_whose_notice_was_lost_is_noticed_all_the_same(processes: Processes) -> None:
+    """The last event leaves no hole that a later one could show."""
+    stack = await start(processes, api={"MILLSTREAM_CHECK_S": "0.2"})
+    async with witness(stack.api) as client:
+        jobs = [await client.submit("process", {"text": "", "delay_s": 1}) for _ in range(5)]
+        jobs += [await client.submit("process", {"text": "", "delay_s": 1}, events="terminal") for _ in range(5)]
+        await client.until(jobs[:5], "started")
+        async with stack.client() as store:
+            for job in jobs:
+                await store.hset(keys.JOB + job, mapping={"watch": "", "watch_end": ""})
+        await client.ends(*jobs[:5])
+        await client.until(jobs[5:], "succeeded")
+
+
+async def test_an_event_published_while_nobody_listens_takes_the_node_off_and_the_log_makes_it_good(
+    processes: Processes,
+) -> None:
+    """Each kill falls into a stream of events, so that some are published before the node listens again."""
+    stack = await start(processes, api={"MILLSTREAM_CHECK_S": "0.2"})
+    taken_off = 0
+    async with witness(stack.api) as client:
+        job = await client.submit("counts", {"to": 4000, "pause_s": 0.0005})
+        while not client.of(job, "succeeded"):
+            await client.until([job], "chunk", times=min(4000, len(client.of(job, "chunk")) + 50))
+            await kill(stack, "pubsub")
+            taken_off += await watched_by(stack, job) == b""
+        end = (await client.ends(job))[job]
+    assert end["data"]["result"] == 4000
+    assert taken_off
+
+
+async def test_a_client_whose_connection_breaks_again_and_again_hears_everything_once(processes: Processes) -> None:
+    stack = await start(processes)
+    async with Client(stack.api.ws) as client:
+        jobs = [await client.submit("counts", {"to": 500, "pause_s": 0.004}) for _ in range(10)]
+        heard: list[list[Json]] = [[] for _ in jobs]
+
+        async def listen(n: int) -> None:
+            async for event in jobs[n]:
+                heard[n].append(event)
+
+        listening = asyncio.gather(*(listen(n) for n in range(len(jobs))))
+        for chunks in range(25, 500, 25):
+
+            async def so_far(chunks: int = chunks) -> bool:
+                return len(heard[0]) >= chunks
+
+            await until(so_far, what=f"{chunks} events")
+            await client.drop_connection()
+        await listening
+        assert client.gaps == 0
+    for events in heard:
+        assert check_whole(events, after=1)["data"]["result"] == 500

@@ -1,0 +1,57 @@
+"""The names of keys: apart from each other, where arq looks for its own, and the same in Python and Lua."""
+
+from itertools import permutations, product
+
+import pytest
+from arq import constants
+
+from shared import keys
+from shared.store import SCRIPTS, script_text
+
+#: The prefixes of keys that end in a name which others choose; none may reach into another's.
+PREFIXES = [
+    value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str) and value[-1] == ":"
+]
+
+
+def test_no_prefix_begins_with_another() -> None:
+    assert len(PREFIXES) >= 10
+    for one, other in permutations(PREFIXES, 2):
+        assert not one.startswith(other)
+
+
+def test_the_keys_that_are_arqs_are_where_arq_looks_for_them() -> None:
+    assert constants.job_key_prefix == keys.BODY
+    assert constants.in_progress_key_prefix == keys.LEASE
+    assert constants.retry_key_prefix == keys.RETRY
+    assert constants.result_key_prefix == keys.RESULT
+    assert constants.default_queue_name == keys.QUEUE
+    assert keys.lane("default", "default") == constants.default_queue_name
+
+
+def test_each_queue_and_priority_has_a_lane_of_its_own() -> None:
+    queues = ["default", "gpu", "a", "b"]
+    lanes = [keys.lane(queue, priority) for queue, priority in product(queues, keys.PRIORITIES)]
+    assert len(set(lanes)) == len(queues) * len(keys.PRIORITIES)
+    assert all(lane.startswith("arq:queue") for lane in lanes)
+
+
+def test_the_most_urgent_priority_comes_first() -> None:
+    assert keys.PRIORITIES == ("high", "default", "low")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_names_keys_only_by_what_keys_py_calls_them(name: str) -> None:
+    text = script_text(name)
+    body = text.partition("-- What the scripts share")[2]
+    code = "\n".join(line.partition("--")[0] for line in body.splitlines())
+    assert "'ms:" not in code
+    assert "'arq:" not in code
+    for constant, value in keys.IN_LUA.items():
+        assert f"local {constant} = '{value}'\n" in text
+
+
+def test_every_key_is_described() -> None:
+    assert keys.__doc__ is not None
+    for prefix in PREFIXES:
+        assert f"`{prefix}" in keys.__doc__, prefix

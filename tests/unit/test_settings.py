@@ -1,0 +1,112 @@
+"""Settings: every one can be given by its variable, is listed by --help, and is named when it is wrong."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from api.settings import ApiSettings
+from shared.settings import Settings, explain, settings_table
+from worker.settings import WorkerSettings
+
+EVERY = [(tier, name, field) for tier in (ApiSettings, WorkerSettings) for name, field in tier.model_fields.items()]
+IDS = [f"{tier.__name__}.{name}" for tier, name, _ in EVERY]
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variables of this machine's, and no .env file."""
+    for _, name, _ in EVERY:
+        monkeypatch.delenv(f"MILLSTREAM_{name.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def another(field: FieldInfo) -> tuple[str, Any]:
+    """A value other than the default, as a variable and as what it means."""
+    kinds = get_args(field.annotation) or (field.annotation,)
+    for kind, text, value in ((bool, "true", True), (Path, "/else/where", Path("/else/where")), (str, "else", "else")):
+        if kind in kinds:
+            return text, value
+    if "debug" in kinds:
+        return "debug", "debug"
+    number = (field.default or 0) + 1
+    return str(number), number
+
+
+@pytest.mark.parametrize(("tier", "name", "field"), EVERY, ids=IDS)
+def test_each_setting_can_be_given_by_its_variable(
+    tier: type[Settings], name: str, field: FieldInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, value = another(field)
+    assert getattr(tier(), name) == field.default != value
+    monkeypatch.setenv(f"MILLSTREAM_{name.upper()}", text)
+    assert getattr(tier(), name) == value
+
+
+@pytest.mark.parametrize("tier", [ApiSettings, WorkerSettings])
+def test_help_lists_every_setting_with_its_meaning_and_its_default(tier: type[Settings]) -> None:
+    lines = settings_table(tier).splitlines()
+    assert len(lines) == len(tier.model_fields)
+    for line, (name, field) in zip(lines, tier.model_fields.items(), strict=True):
+        assert line.split()[0] == f"MILLSTREAM_{name.upper()}"
+        assert field.description
+        assert field.description in line
+        default = "not set" if field.default in (None, "") else str(field.default)
+        assert line.endswith(f"[{default}]")
+
+
+@pytest.mark.parametrize(
+    ("tier", "name", "wrong", "expected"),
+    [
+        (WorkerSettings, "lease_s", "soon", "number"),
+        (WorkerSettings, "lease_s", "0.1", "0.3"),
+        (WorkerSettings, "max_jobs", "0", "1"),
+        (WorkerSettings, "log_level", "loud", "'debug'"),
+        (ApiSettings, "queue_depth", "1.5", "integer"),
+        (ApiSettings, "max_body_bytes", "1", "1024"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_it_was_and_what_is_expected(
+    tier: type[Settings], name: str, wrong: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"MILLSTREAM_{name.upper()}", wrong)
+    with pytest.raises(ValidationError) as caught:
+        tier()
+    text = explain(caught.value)
+    assert text.startswith(f"MILLSTREAM_{name.upper()}={wrong}: ")
+    assert expected in text
+
+
+def test_every_wrong_setting_gets_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_LEASE_S", "x")
+    monkeypatch.setenv("MILLSTREAM_MAX_JOBS", "y")
+    with pytest.raises(ValidationError) as caught:
+        WorkerSettings()
+    assert [line.partition("=")[0] for line in explain(caught.value).splitlines()] == [
+        "MILLSTREAM_LEASE_S",
+        "MILLSTREAM_MAX_JOBS",
+    ]
+
+
+def test_settings_are_read_from_a_env_file_and_the_environment_goes_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("MILLSTREAM_MAX_JOBS=7\nMILLSTREAM_LEASE_S=3\nOTHER=1\nMILLSTREAM_UNKNOWN=1\n")
+    monkeypatch.setenv("MILLSTREAM_LEASE_S", "4")
+    settings = WorkerSettings()
+    assert (settings.max_jobs, settings.lease_s) == (7, 4)
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValidationError):
+        WorkerSettings().lease_s = 5  # type: ignore[misc]
+
+
+def test_every_limit_of_the_store_is_a_setting_with_the_same_default() -> None:
+    limits = WorkerSettings().limits
+    for name in type(limits).__dataclass_fields__:
+        assert getattr(limits, name) == type(limits).__dataclass_fields__[name].default
+        changed = WorkerSettings(**{name: getattr(limits, name) + 1})
+        assert getattr(changed.limits, name) == getattr(limits, name) + 1
