@@ -31,7 +31,7 @@ fmt: .venv/dev   ## format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: .venv/bench ## speed, beside the same job on arq, SAQ and streaQ
+bench: .venv/dev ## speed, beside the same job on arq and an echo without a queue
 	$(BIN)/python -m tests.benchmarks
 
 lock: .venv/made ## pin the packages of the image, by hash, in requirements.txt
@@ -58,7 +58,3 @@ clean:           ## forget the environment and what tests left
 .venv/dev: .venv/made pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@ .venv/run
-
-.venv/bench: .venv/made pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
-	touch $@ .venv/run .venv/dev

@@ -87,7 +87,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         traffic: Traffic = app.state.traffic
         return TrafficInfo(**traffic.as_dict())
 
-    @app.get("/async_route")
+    @app.get("/async_route", responses=problems("invalid_params"))
     async def async_route(
         delay: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False, description="seconds")] = 2,
     ) -> dict[str, str]:
@@ -100,7 +100,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         """Does this process run? No I/O."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=problems("draining", "store_unavailable"))
     async def readyz() -> Response:
         """Should this process get traffic? The store answers, and it is not draining."""
         commands: Commands = app.state.commands

@@ -88,7 +88,7 @@ STREAMS: dict[str, Format] = {
 }
 STREAM_CONTENT = {
     "text/event-stream": {"schema": {"type": "string"}},
-    "application/jsonl": {"schema": {"$ref": "#/components/schemas/Event"}},
+    "application/jsonl": {"schema": {"$ref": "#/components/schemas/JobEvent"}},
 }
 GENERAL = ("unauthorized", "forbidden", "store_unavailable")
 ADMISSION = (
@@ -170,7 +170,7 @@ async def jobs(
     return _json([snapshot.as_dict() for snapshot in found], 200, headers)
 
 
-@router.get("/jobs/{job}", response_model=Snapshot, responses=problems(*GENERAL, "job_not_found"))
+@router.get("/jobs/{job}", response_model=Snapshot, responses=problems(*GENERAL, "job_not_found", "invalid_params"))
 async def job(who: Who, commands: Do, job: JobPath) -> Response:
     """A job as it stands."""
     return _json((await commands.get(who, job)).as_dict())
@@ -191,7 +191,7 @@ async def cancel(
 
 @router.get(
     "/jobs/{job}/events",
-    response_class=StreamResponse,
+    response_class=Response,
     responses={
         200: {"content": STREAM_CONTENT, "description": "the events, old ones first, live ones after"},
         204: {"description": "the job has ended, and its last event was read: no need to come back"},
@@ -221,7 +221,7 @@ async def events(
     "/jobs/{job}/result",
     responses={
         200: {"content": {"application/json": {"schema": {}}}, "description": "the bare result"},
-        **problems(*GENERAL, "job_not_found", "result_not_ready", *ENDS),
+        **problems(*GENERAL, "job_not_found", "invalid_params", "result_not_ready", *ENDS),
     },
 )
 async def result(who: Who, commands: Do, job: JobPath) -> Response:
@@ -247,7 +247,9 @@ async def analyses(_: Who, commands: Do) -> Response:
 
 
 @router.get(
-    "/analyses/{name}", response_model=AnalysisInfo, responses=problems(*GENERAL, "unknown_analysis", "no_workers")
+    "/analyses/{name}",
+    response_model=AnalysisInfo,
+    responses=problems(*GENERAL, "unknown_analysis", "no_workers", "invalid_params"),
 )
 async def analysis(_: Who, commands: Do, name: str) -> Response:
     """One analysis, with the JSON Schemas of its parameters and result."""

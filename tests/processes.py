@@ -139,7 +139,7 @@ class Processes:
             await until(announced, what=f"worker {process.pid} to announce itself")
         return process
 
-    async def answers(self, process: Process) -> None:
+    async def answers(self, process: Process, path: str = "/readyz") -> None:
         """Wait until a store or an API answers."""
 
         async def answering() -> bool:
@@ -150,7 +150,7 @@ class Processes:
                     async with redis.Redis.from_url(process.url) as client:
                         return bool(await client.ping())
                 async with httpx.AsyncClient() as http:
-                    return (await http.get(f"{process.url}/readyz")).status_code == 200
+                    return (await http.get(f"{process.url}{path}")).status_code == 200
             except (RedisError, OSError, httpx.HTTPError):
                 return False
 

@@ -37,7 +37,8 @@ async def preflight(
 
 
 def allowed(answer: httpx.Response) -> str | None:
-    return answer.headers.get("access-control-allow-origin")
+    found: str | None = answer.headers.get("access-control-allow-origin")
+    return found
 
 
 async def test_without_a_setting_no_other_origin_is_let_in(stack: Stack) -> None:

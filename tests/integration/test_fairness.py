@@ -49,7 +49,7 @@ async def queue(
     write_keys(path, [key for _, key in made.values()])
     fair = {"MILLSTREAM_FAIR_WINDOW": str(WINDOW)}
     api, worker = await asyncio.gather(
-        processes.api(store, MILLSTREAM_API_KEYS_FILE=str(path), **fair),
+        processes.api(store, None, MILLSTREAM_API_KEYS_FILE=str(path), **fair),
         processes.worker(store, MILLSTREAM_ANALYSES=ANALYSES, MILLSTREAM_MAX_JOBS="1", **fair),
     )
     yield Queue(store, api, worker, {name: text for name, (text, _) in made.items()})
@@ -157,7 +157,7 @@ async def test_delayed_jobs_join_the_line_when_they_are_due(queue: Queue, tmp_pa
             async with redis.Redis.from_url(queue.store.url) as store:
                 seconds, micros = await store.time()
                 lane = keys.lane("default", "default")
-                return await store.zcount(lane, 0, seconds * 1000 + micros // 1000) == len(late)
+                return int(await store.zcount(lane, 0, seconds * 1000 + micros // 1000)) == len(late)
 
         await until(due, what="the delayed jobs to be due")
         other = await submit(bob, "process", {"text": "b"})
@@ -188,7 +188,7 @@ def ms(at: str) -> int:
 
 
 async def leaves_nothing_waiting(queue: Queue) -> None:
-    """Nobody stands in a line any more, and what else is in the store has a time to live or is one of the fixed keys."""
+    """Nobody stands in a line any more; what else is in the store has a time to live, or is one of the fixed keys."""
     async with redis.Redis.from_url(queue.store.url, decode_responses=True) as store:
 
         async def idle() -> bool:

@@ -23,7 +23,7 @@ from tests.integration.web import (
     web,
 )  # fmt: skip
 
-REPORT = {"analysis": "report", "params": {"count": 25}}
+REPORT: dict[str, Any] = {"analysis": "report", "params": {"count": 25}}
 
 
 @pytest.fixture

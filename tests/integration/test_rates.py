@@ -23,7 +23,7 @@ LATER = {"delay_s": 600}
 
 @dataclass(frozen=True)
 class Limited:
-    """Two API processes with the same limits, and owners by name."""
+    """Two API processes with a limited rate, a third with few jobs in flight; and owners by name."""
 
     store: Process
     apis: list[Process]
@@ -39,15 +39,20 @@ async def limited(
 ) -> AsyncIterator[Limited]:
     store = database(valkey, 9)
     path: Path = tmp_path_factory.mktemp("rates") / "keys.json"
-    made = {name: new_key(name, ["submit", "read", "admin"], None) for name in ("ann", "bob", "cem", "dee", "eve")}
+    made = {
+        name: new_key(name, ["submit", "read", "admin"], None) for name in ("ann", "bob", "cem", "dee", "eve", "fay")
+    }
     write_keys(path, [key for _, key in made.values()])
     settings = {
-        "MILLSTREAM_API_KEYS_FILE": str(path), "MILLSTREAM_SUBMIT_RATE": str(RATE), "MILLSTREAM_SUBMIT_BURST": str(BURST),
-        "MILLSTREAM_OWNER_IN_FLIGHT": str(IN_FLIGHT), "MILLSTREAM_QUEUE_DEPTH": str(DEPTH),
-    }  # fmt: skip
+        "MILLSTREAM_API_KEYS_FILE": str(path),
+        "MILLSTREAM_SUBMIT_RATE": str(RATE),
+        "MILLSTREAM_SUBMIT_BURST": str(BURST),
+    }
+    few = {"MILLSTREAM_OWNER_IN_FLIGHT": str(IN_FLIGHT), "MILLSTREAM_QUEUE_DEPTH": str(DEPTH)}
     *apis, worker = await asyncio.gather(
-        processes.api(store, **settings),
-        processes.api(store, **settings),
+        processes.api(store, None, **settings),
+        processes.api(store, None, **settings),
+        processes.api(store, None, **few, MILLSTREAM_API_KEYS_FILE=str(path)),
         processes.worker(store, MILLSTREAM_ANALYSES=ANALYSES),
     )
     yield Limited(store, apis, {name: text for name, (text, _) in made.items()})
@@ -63,11 +68,8 @@ async def test_a_rate_holds_over_two_api_processes_and_says_when_to_come_back(li
         took = loop.time() - began
         accepted = [answer for answer in answers if answer.status_code == 202]
         refused = [answer for answer in answers if answer.status_code != 202]
-        assert len(accepted) + len([r for r in refused if "in_flight" in r.text]) >= BURST
-        assert len(accepted) <= BURST + took * RATE + 1
-        limits = [answer for answer in refused if "rate_limited" in answer.text]
-        assert limits
-        for answer in limits:
+        assert BURST <= len(accepted) <= BURST + took * RATE + 1
+        for answer in refused:
             problem(answer, "rate_limited")
             assert answer.headers["retry-after"] == "1"
             assert 0 < answer.json()["retry_after_s"] <= 1
@@ -83,12 +85,11 @@ async def test_the_rate_holds_on_the_socket_too(limited: Limited) -> None:
     async with rpc(limited.apis[0], additional_headers=headers) as client:
         calls = (client.call("job.submit", analysis="process", params={"text": "x"}) for _ in range(40))
         answers = await asyncio.gather(*calls, return_exceptions=True)
-    codes = {answer.code for answer in answers if isinstance(answer, Refused)}
-    assert -32029 in codes
-    assert codes <= {-32029, -32031}
-    refused = next(a for a in answers if isinstance(a, Refused) and a.code == -32029)
-    assert refused.data["type"] == "/problems/rate_limited"
-    assert refused.data["retry_after_s"] > 0
+    refused = [answer for answer in answers if isinstance(answer, Refused)]
+    assert 20 <= len(refused) <= 40 - BURST
+    for answer in refused:
+        assert (answer.code, answer.data["type"]) == (-32029, "/problems/rate_limited")
+        assert answer.data["retry_after_s"] > 0
 
 
 async def test_a_duplicate_costs_nothing_of_the_rate(limited: Limited) -> None:
@@ -100,8 +101,8 @@ async def test_a_duplicate_costs_nothing_of_the_rate(limited: Limited) -> None:
 
 async def test_an_owners_jobs_in_flight_and_a_queues_depth_are_limited(limited: Limited) -> None:
     async with (
-        limited.web("eve") as http,
-        limited.web("bob", 1) as bob,
+        limited.web("eve", 2) as http,
+        limited.web("fay", 2) as fay,
         redis.Redis.from_url(limited.store.url) as store,
     ):
         jobs = [await submit(http, "process", {"text": "x"}, **LATER) for _ in range(IN_FLIGHT)]
@@ -114,13 +115,13 @@ async def test_an_owners_jobs_in_flight_and_a_queues_depth_are_limited(limited: 
 
         lane = keys.lane("default", "default")
         while await store.zcard(lane) < DEPTH:
-            await submit(bob, "process", {"text": "x"}, **LATER)
-        answer = await bob.post("/jobs", json=later)
+            await submit(fay, "process", {"text": "x"}, **LATER)
+        answer = await fay.post("/jobs", json=later)
         problem(answer, "queue_full")
         assert answer.headers["retry-after"]
-        assert (await bob.post("/jobs", json={**later, "priority": "low"})).status_code == 202, "another lane has room"
-        listed = (await bob.get("/jobs", params={"status": "queued"})).json()
+        assert (await fay.post("/jobs", json={**later, "priority": "low"})).status_code == 202, "another lane has room"
+        listed = (await fay.get("/jobs", params={"status": "queued"})).json()
         for job in (*jobs, *(snapshot["job"] for snapshot in listed)):
             await http.delete(f"/jobs/{job}")
-            await bob.delete(f"/jobs/{job}")
+            await fay.delete(f"/jobs/{job}")
         assert await store.zcard(lane) == 0

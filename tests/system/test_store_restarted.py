@@ -11,7 +11,7 @@ from shared import keys
 from shared.client import Client, Job, JobFailed
 from tests.processes import Process, Processes, until
 from tests.system.stack import Stack, start
-from tests.system.witness import ENDS, Json, check_whole, logged, witness
+from tests.system.witness import ENDS, Json, check_one_worker_wrote_it, check_whole, logged, witness
 
 
 def alive(*processes: Process) -> bool:
@@ -182,14 +182,6 @@ class Rollback:
         shutil.rmtree(self._data)
         shutil.copytree(self._earlier, self._data)
         await self._stack.restart(self._stack.store)
-
-
-def check_one_worker_wrote_it(log: list[Json]) -> None:
-    """What the last attempt wrote comes from the worker that the log names. (The analysis emits its process id.)"""
-    worker = [event for event in log if event["type"] == "started"][-1]["data"]["worker"]
-    last = [event["data"] for event in log if event["type"] == "chunk" and event["attempt"] == log[-1]["attempt"]]
-    assert len(last) == 3
-    assert {f"-{pid}-" in worker for pid in [*last, check_whole(log)["data"]["result"]]} == {True}
 
 
 async def test_a_store_that_comes_back_with_older_data_lets_no_two_attempts_write_as_one(processes: Processes) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.processes import Processes, until
 from tests.system.stack import runs, start
-from tests.system.witness import check_whole, logged, witness
+from tests.system.witness import check_one_worker_wrote_it, check_whole, logged, witness
 
 
 async def test_a_worker_that_wakes_up_writes_nothing_to_jobs_that_another_runs_now(
@@ -44,6 +44,30 @@ async def test_a_worker_that_wakes_up_writes_nothing_to_jobs_that_another_runs_n
     for n, job in enumerate(fresh):
         assert fresh_ends[job]["data"]["result"] == f"Processed data: {n}"
         assert client.of(job, "started")[0]["data"]["worker"] == sleeper.url
+
+
+async def test_a_worker_that_wakes_up_cannot_begin_in_another_ones_place(processes: Processes, tmp_path: Path) -> None:
+    """Neither attempt has written anything yet: what the sleeper wants to write would be the first of either."""
+    stack = await start(processes, lease_s=1)
+    [sleeper] = stack.workers
+    directory = Path(runs(tmp_path))
+    async with witness(stack.api) as client:
+        jobs = [await client.submit("speaks_when_told", {"directory": str(directory)}) for _ in range(20)]
+        await client.until(jobs, "started")
+        await stack.worker()
+        sleeper.signal(signal.SIGSTOP)
+        await client.until(jobs, "started", times=2)
+        (directory / "speak-1").touch()
+        sleeper.signal(signal.SIGCONT)
+
+        async def let_go() -> bool:
+            return await stack.running_on(sleeper) == 0
+
+        await until(let_go, what="the sleeper to give its jobs up")
+        (directory / "speak-2").touch()
+        await client.ends(*jobs)
+    for job in jobs:
+        check_one_worker_wrote_it(await logged(stack.store, job))
 
 
 async def test_a_worker_that_wakes_up_writes_nothing_to_jobs_that_have_ended(

@@ -132,6 +132,14 @@ def check_whole(events: list[Json], *, after: int = 0) -> Json:
     return events[-1]
 
 
+def check_one_worker_wrote_it(log: list[Json]) -> None:
+    """The process ids that the last attempt emitted come from the worker that the log names, and from no other."""
+    worker = [event for event in log if event["type"] == "started"][-1]["data"]["worker"]
+    last = [event["data"] for event in log if event["type"] == "chunk" and event["attempt"] == log[-1]["attempt"]]
+    assert len(last) == 3
+    assert {f"-{pid}-" in worker for pid in [*last, check_whole(log)["data"]["result"]]} == {True}
+
+
 def at(event: Json) -> float:
     """When an event was written, by the store's clock (Unix seconds)."""
     return datetime.fromisoformat(event["at"]).timestamp()

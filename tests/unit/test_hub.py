@@ -95,6 +95,10 @@ class Watcher:
     page: Page | None = None
 
 
+ROOMS = st.sampled_from([1, 2, 5, 100])
+RARELY = st.sampled_from([False, False, False, True])
+
+
 class Following(RuleBasedStateMachine):
     """One job is written and published while readers follow it. The network drops, doubles and reorders what is
     published; the store may lose the end of the log, which breaks the connection.
@@ -114,15 +118,19 @@ class Following(RuleBasedStateMachine):
         follower = self.hub.follow(JOB, reader, terminal_only=terminal_only)
         self.watchers.append(Watcher(follower, reader, begin, live))
 
-    @initialize(room=st.integers(1, 4), terminal_only=st.booleans())
-    def submit(self, room: int, terminal_only: bool) -> None:
+    @initialize(room=ROOMS, started=st.booleans(), terminal_only=RARELY)
+    def submit(self, room: int, started: bool, terminal_only: bool) -> None:
         self._join(room, self.log.events[0].cursor, live=True, terminal_only=terminal_only)
+        if started:
+            self.start(0)
 
     @precondition(lambda self: len(self.watchers) < 3)
-    @rule(room=st.integers(1, 4), place=st.floats(0, 1), terminal_only=st.booleans())
-    def attach(self, room: int, place: float, terminal_only: bool) -> None:
+    @rule(room=ROOMS, place=st.floats(0, 1), started=st.booleans(), terminal_only=RARELY)
+    def attach(self, room: int, place: float, started: bool, terminal_only: bool) -> None:
         cursors = [START, *(event.cursor for event in self.log.events)]
         self._join(room, cursors[round(place * (len(cursors) - 1))], live=False, terminal_only=terminal_only)
+        if started:
+            self.start(len(self.watchers) - 1)
 
     @rule(which=st.integers(0, 2))
     def start(self, which: int) -> None:
@@ -130,6 +138,14 @@ class Following(RuleBasedStateMachine):
             watcher = self.watchers[which]
             watcher.follower.start(watcher.begin, behind=not watcher.live)
             self.hub.drop_if_done(watcher.follower)
+
+    @rule(which=st.integers(0, 2), limit=st.integers(1, 5))
+    def the_log_is_read(self, which: int, limit: int) -> None:
+        """All three at once, as it mostly is."""
+        self.reader_reads(which, 100)
+        self.ask_the_log(which)
+        self.log_answers(which, limit)
+        self.page_arrives(which)
 
     @precondition(lambda self: not self.log.ended)
     @rule(types=st.lists(st.sampled_from(["chunk", "progress", "progress", "log"]), min_size=1, max_size=EARLY + 2))
@@ -258,6 +274,31 @@ def follow(*, room: int = 100, terminal_only: bool = False) -> tuple[Hub, Follow
     return hub, hub.follow(JOB, reader, terminal_only=terminal_only), reader, forgotten
 
 
+def test_an_event_that_does_not_continue_what_the_reader_has_sends_the_follower_to_the_log() -> None:
+    hub, follower, reader, _ = follow()
+    follower.start(Cursor(1, 1001))
+    hub.publish(an_event(2))
+    hub.publish(an_event(4))
+    hub.publish(an_event(3))
+    assert (reader.seqs, follower.state, reader.told) == ([2], State.BEHIND, True)
+
+
+def test_an_event_that_the_reader_has_had_is_passed_over() -> None:
+    hub, follower, reader, _ = follow()
+    follower.start(Cursor(1, 1001))
+    for seq in (2, 3, 2, 3, 1):
+        hub.publish(an_event(seq))
+    assert (reader.seqs, follower.state) == ([2, 3], State.LIVE)
+
+
+def test_a_connection_that_breaks_before_the_start_sends_the_follower_to_the_log() -> None:
+    hub, follower, reader, _ = follow()
+    hub.resync()
+    assert not reader.told
+    follower.start(Cursor(1, 1001))
+    assert (follower.state, reader.told) == (State.BEHIND, True)
+
+
 def test_events_that_come_before_the_start_are_kept_for_it() -> None:
     hub, follower, reader, _ = follow()
     for seq in (2, 3, 4):
@@ -297,10 +338,17 @@ def test_what_was_heard_but_is_not_in_the_log_when_it_is_read_again_is_not_waite
 
 
 def test_a_gap_is_told_before_the_log_begins_again() -> None:
-    _, follower, reader, _ = follow()
+    _, follower, reader, _ = follow(room=1)
     follower.start(Cursor(7, 77), behind=True)
     follower.read(a_page([an_event(1), an_event(2)], gap=True))
-    assert (reader.gaps, reader.seqs, follower.cursor) == (1, [1, 2], an_event(2).cursor)
+    assert (reader.gaps, reader.seqs, follower.cursor) == (1, [1], an_event(1).cursor)
+
+
+def test_a_gap_before_an_empty_page_is_told_once_and_the_log_is_read_from_the_start() -> None:
+    _, follower, reader, _ = follow()
+    follower.start(Cursor(7, 77), behind=True)
+    follower.read(a_page([], gap=True, more=True))
+    assert (reader.gaps, follower.ask()) == (1, START)
 
 
 def test_a_job_that_is_gone_is_told_as_a_gap_and_ends_the_following() -> None:

@@ -118,6 +118,19 @@ def test_answers_that_find_no_room_are_read_from_the_log_when_it_is_their_turn()
     assert client.frames() == ["2" * 60, "3" * 60]
 
 
+def test_room_that_an_answer_leaves_is_used_for_one_that_found_none() -> None:
+    client = Client(bytes=100)
+    for text in ("a", "b", "c", "d"):
+        client.accept(client.send(text))
+    client.end("j2", b'"%b"' % (b"2" * 60))
+    client.end("j4", b'"%b"' % (b"4" * 60))
+    client.end("j1")
+    assert client.frames() == ["done", "2" * 60]
+    assert client.read_log() is not None
+    client.end("j3")
+    assert client.frames() == ["done", "4" * 60]
+
+
 def test_an_answer_that_found_no_room_is_not_asked_for_again_before_there_is_some() -> None:
     client = Client(bytes=100)
     for text in ("a", "b", "c"):
