@@ -32,6 +32,11 @@ from shared.store import Store
 
 log = structlog.get_logger("millstream.api")
 
+EXPOSED = [
+    "Location", "Link", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "ETag", "Accept-Ranges",
+    "Content-Range", "Content-Disposition", "Repr-Digest", "Tus-Resumable", "Upload-Offset", "Upload-Length", "Upload-Expires",
+]  # fmt: skip
+
 
 def create_app(settings: ApiSettings) -> FastAPI:
     """The API as an app. `app.state.drain()` starts the drain: no new jobs, every socket told to reconnect and
@@ -70,15 +75,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
     answer_with_problems(app)
     app.include_router(jobs.router)
     publish(app)
-    if settings.cors_origins:
-        allowed = [origin.strip() for origin in settings.cors_origins.split(",")]
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=allowed,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"],
-            expose_headers=["Location", "Link", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After"],
-        )
 
     @app.get("/streams", responses=problems("unauthorized", "forbidden"))
     async def streams(who: jobs.Who) -> TrafficInfo:
@@ -132,7 +128,16 @@ def with_files(app: FastAPI) -> ASGIApp:
         else:
             await app(scope, receive, send)
 
-    return ZeroCopy(route, stall_s=settings.send_timeout_s)
+    whole: ASGIApp = route
+    if settings.cors_origins:
+        whole = CORSMiddleware(
+            route,
+            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+    return ZeroCopy(whole, stall_s=settings.send_timeout_s)
 
 
 async def _keep_catalog(commands: Commands) -> None:

@@ -4,6 +4,7 @@ Problem.
 
 import asyncio
 import hashlib
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -67,6 +68,21 @@ class Commands:
             return await self.store.submit(new)
         except StoreUnavailable:
             raise unavailable() from None
+        except Problem as problem:
+            if problem.slug == "rate_limited":
+                problem.headers.update(self.rate_headers(0))
+            raise
+
+    def rate_headers(self, tokens: int) -> dict[str, str]:
+        """How much more may be submitted (draft-ietf-httpapi-ratelimit-headers); none where there is no limit (-1)."""
+        limits = self.store.limits
+        if not limits.submit_rate or tokens < 0:
+            return {}
+        window = math.ceil(limits.submit_burst / limits.submit_rate)
+        return {
+            "RateLimit-Policy": f'"submit";q={limits.submit_burst};w={window}',
+            "RateLimit": f'"submit";r={tokens};t={math.ceil(1 / limits.submit_rate)}',
+        }
 
     async def get(self, who: Principal, job: str) -> Snapshot:
         who.need("read")

@@ -29,7 +29,7 @@ from api.sending import Cut, Traffic, send_part
 from api.settings import ApiSettings
 from api.uploads import Uploads
 from api.zerocopy import ClientGone
-from shared.apikeys import Keys, bearer
+from shared.apikeys import Keys
 from shared.beneath import Directory, NotServed
 from shared.errors import Problem
 from shared.events import rfc3339
@@ -120,7 +120,7 @@ class Files:
         send: Send,
     ) -> Response | None:
         """Answer, or return what is to be answered. Raises Problem, NotServed, Unsatisfiable, ClientGone, Cut."""
-        who = self._keys.who(bearer(headers.get("authorization")))
+        who = self._keys.who(headers.get("authorization"))
         legacy = path == STREAM
         name = query.get("path", ["large_file.txt"])[0] if legacy else path.removeprefix(PREFIX)
         allowed = ("GET", "HEAD") if legacy or not name else ("GET", "HEAD", "PUT", "DELETE")

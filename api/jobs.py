@@ -16,7 +16,7 @@ from api.commands import Commands
 from api.problems import problems
 from api.schemas import AnalysisInfo, QueueInfo, WorkerInfo
 from api.streams import JSON_LINES, SSE, Format, Stream, StreamResponse
-from shared.apikeys import Principal, bearer
+from shared.apikeys import Principal
 from shared.errors import ENDS, Problem
 from shared.jobs import Snapshot, Status
 from shared.messages import Attach, Cancel, Events, Submit, invalid_params
@@ -32,7 +32,7 @@ def commands_of(request: Request) -> Commands:
 
 def who_asks(request: Request) -> Principal:
     """Whose request this is. Raises Problem unauthorized."""
-    return commands_of(request).keys.who(bearer(request.headers.get("authorization")))
+    return commands_of(request).keys.who(request.headers.get("authorization"))
 
 
 async def one_submit(
@@ -274,14 +274,8 @@ def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None
 
 
 def _submitted_headers(commands: Commands, submitted: Submitted) -> dict[str, str]:
-    """Where the job is, and how much more may be submitted (draft-ietf-httpapi-ratelimit-headers)."""
-    headers = {"Location": f"/jobs/{submitted.job}"}
-    limits = commands.store.limits
-    if limits.submit_rate and submitted.tokens >= 0:
-        window = math.ceil(limits.submit_burst / limits.submit_rate)
-        headers["RateLimit-Policy"] = f'"submit";q={limits.submit_burst};w={window}'
-        headers["RateLimit"] = f'"submit";r={submitted.tokens};t={math.ceil(1 / limits.submit_rate)}'
-    return headers
+    """Where the job is, and how much more may be submitted."""
+    return {"Location": f"/jobs/{submitted.job}", **commands.rate_headers(submitted.tokens)}
 
 
 def _wait_s(prefer: str | None) -> float:

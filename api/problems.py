@@ -10,13 +10,13 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from shared.errors import ENDS, KINDS, Problem
+from shared.errors import ENDS, KINDS, Problem, pointer
 
 log = structlog.get_logger("millstream.api")
 
 
 def problem_response(problem: Problem, instance: str | None = None) -> Response:
-    headers = {}
+    headers = {**problem.headers}
     if problem.slug == "unauthorized":
         headers["WWW-Authenticate"] = "Bearer"
     if problem.retry_after_s is not None:
@@ -73,8 +73,6 @@ def answer_with_problems(app: FastAPI) -> None:
 
 def _invalid(error: RequestValidationError) -> Problem:
     """What FastAPI found wrong in a path, a query or a header, in the words that the socket uses."""
-    errors = [
-        {"pointer": "".join(f"/{part}" for part in item["loc"][1:]), "detail": item["msg"]} for item in error.errors()
-    ]
+    errors = [{"pointer": pointer(item["loc"][1:]), "detail": item["msg"]} for item in error.errors()]
     text = "; ".join(f"{item['pointer'][1:]}: {item['detail']}" for item in errors[:5])
     return Problem("invalid_params", f"{text}.", errors)

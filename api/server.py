@@ -1,6 +1,7 @@
 """uvicorn as this API runs it: the drain begins with the signal, before anything is closed."""
 
 import asyncio
+import logging
 import signal
 from types import FrameType
 
@@ -48,7 +49,13 @@ class Server(uvicorn.Server):
             log.info("listening", host=self.config.host, port=port)
 
 
+def _expected(record: logging.LogRecord) -> bool:
+    """uvicorn calls a refused handshake an error of the app; it is the app's answer."""
+    return not record.getMessage().startswith("ASGI callable returned without completing handshake")
+
+
 def make_server(settings: ApiSettings, host: str, port: int) -> Server:
+    logging.getLogger("uvicorn.error").addFilter(_expected)
     app = create_app(settings)
     config = uvicorn.Config(
         with_files(app),

@@ -28,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 from api.problems import plain_problem, problem_response
 from api.settings import ApiSettings
 from api.uploads import Broken, Full, body_blocks, disk_errors, write_all
-from shared.apikeys import Keys, bearer
+from shared.apikeys import Keys
 from shared.beneath import Directory, NotServed, parts
 from shared.errors import Problem
 
@@ -89,7 +89,7 @@ class Tus:
             limit = str(self._settings.upload_bytes)
             told = {"Tus-Version": "1.0.0", "Tus-Extension": EXTENSIONS, "Tus-Max-Size": limit}
             return Response(status_code=204, headers={**told, "Tus-Checksum-Algorithm": ",".join(sorted(CHECKSUMS))})
-        who = self._keys.who(bearer(headers.get("authorization")))
+        who = self._keys.who(headers.get("authorization"))
         who.need("files:write")
         if headers.get("tus-resumable") != "1.0.0":
             raise Refused(412, "Precondition Failed", "Send Tus-Resumable: 1.0.0.")

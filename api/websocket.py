@@ -4,6 +4,7 @@ import asyncio
 import random
 from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import structlog
@@ -14,7 +15,7 @@ from api.commands import Commands
 from api.hub import Follower, State
 from api.problems import problem_response
 from api.session import Bounds, Command, PlainSession, RpcSession, Session
-from shared.apikeys import Principal, bearer
+from shared.apikeys import Principal
 from shared.errors import Problem
 from shared.events import START
 from shared.messages import Attach, Cancel, Submit, read_cursor
@@ -41,8 +42,9 @@ class Sockets:
         settings = self._commands.settings
         try:
             _check_origin(websocket, settings.origins)
-            who = self._commands.keys.who(_key(websocket))
-            protocol = _choose_protocol(websocket.scope["subprotocols"])
+            offered = websocket.scope["subprotocols"]
+            who = self._commands.keys.who(websocket.headers.get("authorization"), key=_offered_key(offered))
+            protocol = _choose_protocol(offered)
         except Problem as problem:
             await _refuse(websocket, problem_response(problem))
             return
@@ -299,17 +301,13 @@ def _choose_protocol(offered: list[str]) -> str | None:
     raise Problem("invalid_request", f"This server speaks {PROTOCOL}, or plain text when no subprotocol is offered.")
 
 
-def _key(websocket: WebSocket) -> str | None:
-    """The key in the Authorization header or, for browsers, in an offered protocol. Raises Problem unauthorized."""
-    if (key := bearer(websocket.headers.get("authorization"))) is not None:
-        return key
-    for name in websocket.scope["subprotocols"]:
+def _offered_key(protocols: list[str]) -> str | None:
+    """The key in an offered protocol `bearer.<base64url of the key>`: browsers cannot set a header."""
+    for name in protocols:
         if name.startswith(BEARER):
             encoded = name.removeprefix(BEARER)
-            try:
+            with suppress(ValueError):
                 return urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
-            except ValueError:
-                raise Problem("unauthorized", "The protocol bearer.… must hold the key in base64url.") from None
     return None
 
 

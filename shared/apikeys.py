@@ -101,10 +101,8 @@ def new_key(owner: str, scopes: list[Scope], lifetime: timedelta | None) -> tupl
     return text, Key(id, owner, _hash(text), scopes, now.isoformat(), expires)
 
 
-def bearer(authorization: str | None) -> str | None:
+def bearer(authorization: str) -> str:
     """The key in an Authorization header (RFC 6750 §2.1). Raises Problem unauthorized for any other scheme."""
-    if authorization is None:
-        return None
     scheme, _, key = authorization.partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Problem("unauthorized", "Authorization must read: Bearer KEY.")
@@ -128,22 +126,23 @@ class Keys:
         if path is not None:
             self._read(path)
 
-    def who(self, text: str | None) -> Principal:
-        """Whose key this is. Raises Problem unauthorized."""
+    def who(self, authorization: str | None, *, key: str | None = None) -> Principal:
+        """Whose key an Authorization header holds or, without one, whose `key` is. Raises Problem unauthorized."""
         if self.path is None:
             return ANYBODY
+        text = key if authorization is None else bearer(authorization)
         if text is None:
             raise Problem("unauthorized", "A key is needed: Authorization: Bearer KEY.")
         self._look(self.path)
         parts = text.split("_", 2)
-        key = self._keys.get(parts[1]) if len(parts) == 3 else None
+        found = self._keys.get(parts[1]) if len(parts) == 3 else None
         # Hash and compare for an unknown id too, so that the time taken tells nothing.
-        known = hmac.compare_digest(_hash(text), key.hash if key else "0" * 64)
-        if key is None or not known:
+        known = hmac.compare_digest(_hash(text), found.hash if found else "0" * 64)
+        if found is None or not known:
             raise Problem("unauthorized", "This key is not known.")
-        if key.expired(datetime.now(UTC)):
+        if found.expired(datetime.now(UTC)):
             raise Problem("unauthorized", "This key has expired.")
-        return Principal(key.owner, frozenset(key.scopes))
+        return Principal(found.owner, frozenset(found.scopes))
 
     def _look(self, path: Path) -> None:
         if time.monotonic() - self._looked < LOOK_S:

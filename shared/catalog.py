@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema_rs
 from pydantic_core import from_json
 
-from shared.errors import Problem
+from shared.errors import Problem, pointer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Entry:
         if self.validator.is_valid(params):
             return
         errors = [
-            {"pointer": "/params" + "".join(f"/{part}" for part in error.instance_path), "detail": error.message[:300]}
+            {"pointer": pointer(["params", *error.instance_path]), "detail": error.message[:300]}
             for error in self.validator.iter_errors(params)
         ]
         text = "; ".join(f"{error['pointer'][1:]}: {error['detail']}" for error in errors[:5])

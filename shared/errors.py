@@ -4,6 +4,7 @@ A `Problem` is raised where the rule lives and turned into a JSON-RPC error or a
 transport has rules of its own.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,6 +139,11 @@ ENDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
+def pointer(steps: Iterable[str | int]) -> str:
+    """A JSON Pointer (RFC 6901); the whole document is the empty one."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+
+
 @dataclass(slots=True)
 class Problem(Exception):
     """An error for the client: `slug` names its kind, `detail` says what was wrong and what would be right.
@@ -149,6 +155,7 @@ class Problem(Exception):
     detail: str
     errors: list[dict[str, Any]] = field(default_factory=list)
     retry_after_s: float | None = None
+    headers: dict[str, str] = field(default_factory=dict)  # more, for HTTP
 
     def __str__(self) -> str:
         return self.detail

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import from_json, to_json
 
-from shared.errors import Problem
+from shared.errors import Problem, pointer
 from shared.events import Cursor, Event
 
 Events = Literal["all", "terminal"]
@@ -155,7 +155,7 @@ def _request(document: Any) -> Call | Fault:
 def invalid_params(what: str, error: ValidationError) -> Problem:
     """Say what pydantic found wrong in the parameters of `what`, member by member."""
     errors = [
-        {"pointer": "/" + "/".join(map(str, item["loc"])), "detail": item["msg"]}
+        {"pointer": pointer(item["loc"]), "detail": item["msg"]}
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     return Problem("invalid_params", f"{what}: {_sentence(errors)}.", errors)

@@ -70,10 +70,10 @@ class Pipeline:
 
     async def close(self) -> None:
         self._closed = True
-        if self._keeper:
+        # More than once, if need be: redis-py connects under wait_for(), which in Python 3.11 can swallow a cancel.
+        while self._keeper and not self._keeper.done():
             self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+            await asyncio.wait({self._keeper}, timeout=0.1)
         self._fail_waiting()
 
     def call(self, *arguments: Argument) -> asyncio.Future[Reply]:

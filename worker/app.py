@@ -27,7 +27,7 @@ def worker_name() -> str:
 
 
 def alive(settings: WorkerSettings) -> int:
-    """For a container's health check: 0 when the store has a heartbeat of a worker of this host, else 1, and says why."""
+    """For a container's health check: 0 when the store has a heartbeat of a worker of this host, else 1 and why."""
     try:
         with redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
             names = [name.decode() for name in client.zrange(keys.WORKERS, 0, -1)]

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from shared.beneath import Directory, NotServed
-from shared.errors import StoreUnavailable
+from shared.errors import StoreUnavailable, pointer
 from shared.store import Claimed, LeaseLost, LogFull, Store
 from worker.analysis import Analysis, Final, Level, Retry
 from worker.body import BadBody, Body, arq_result, read_body
@@ -303,7 +303,7 @@ def _failure(error: Exception, retry: bool) -> Failure:
     match error:
         case ValidationError():
             errors = [
-                {"pointer": "/" + "/".join(map(str, item["loc"])), "detail": item["msg"]}
+                {"pointer": pointer(item["loc"]), "detail": item["msg"]}
                 for item in error.errors(include_url=False, include_context=False, include_input=False)
             ]
             text = "; ".join(f"{item['pointer'].lstrip('/')}: {item['detail']}" for item in errors[:5])

@@ -47,6 +47,8 @@ local function join_line(lane)
   end
 end
 
+local moved_up = false
+
 -- → the job when it was taken; true when it must stay where it is; nil when it left the due part of the lane; false when
 -- the lane has to be looked at again.
 local function take(id, lane)
@@ -61,7 +63,14 @@ local function take(id, lane)
   local limit = tonumber(job.max_attempts)
   if TERMINAL[job.status] then redis.call('ZREM', lane, id) return nil end
   if not body then return fail(job, 'expired', 'The job waited longer than a job may live.') end
-  if job.analysis ~= '' and not string.find(known, '\n' .. job.analysis .. '\n', 1, true) then return true end
+  if job.analysis ~= '' and not string.find(known, '\n' .. job.analysis .. '\n', 1, true) then
+    if job.turn == 'front' then   -- it waits for another worker, and must not hold up its owner's other jobs
+      leave_line(job)
+      redis.call('HSET', JOB .. id, 'turn', '')
+      moved_up = true
+    end
+    return true
+  end
   if job.turn == 'late' then join_line(lane) return false end
   local lost = job.status == 'running'   -- its lease ran out
   if lost and tonumber(job.attempt) >= limit then
@@ -93,7 +102,7 @@ for _, lane in ipairs(KEYS) do
     local page = redis.call('ZRANGE', lane, skipped, skipped + wanted - 1, 'WITHSCORES')
     more = #page == 2 * wanted
     for i = 1, #page, 2 do
-      local due = math.ceil(tonumber(page[i + 1]) - exact)
+      local due = math.ceil(tonumber(page[i + 1]) - exact - moved)   -- what has moved up just now is due
       if due > 0 then
         if wait < 0 or due < wait then wait = due end
         more = false
@@ -103,6 +112,7 @@ for _, lane in ipairs(KEYS) do
       if job == false then more = true break end
       if job == true then skipped = skipped + 1 elseif job then taken[#taken + 1] = job end
     end
+    more, moved_up = more or moved_up, false
   end
   if skipped >= SCAN then   -- let the rest of the lane have its turn
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', lane, '-inf', now, 'LIMIT', 0, skipped)) do

@@ -69,6 +69,22 @@ async def renew(store: Store, worker: str, lease_s: float, *jobs: Claimed) -> li
     return [(id.decode(), token.decode()) for id, token in zip(reply[::2], reply[1::2], strict=True)]
 
 
+async def milliseconds(store: Store) -> int:
+    """The store's clock."""
+    seconds, microseconds = await store.pipeline.call("TIME")
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+async def next_millisecond(store: Store) -> None:
+    """What is submitted from now on is later than what was before."""
+    begin = await milliseconds(store)
+
+    async def passed() -> bool:
+        return await milliseconds(store) > begin
+
+    await until(passed, what="the next millisecond")
+
+
 async def events(store: Store, job: str) -> list[Event]:
     page = await store.attach(job)
     assert page is not None

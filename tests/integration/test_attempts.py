@@ -16,6 +16,7 @@ from tests.integration.jobs import (
     events,
     everything,
     lease_runs_out,
+    next_millisecond,
     renew,
     running,
     snapshot,
@@ -255,7 +256,9 @@ async def test_a_retry_waits_for_its_delay_and_uses_up_an_attempt(store: Store) 
 
 async def test_a_job_that_is_handed_back_keeps_its_attempt_and_its_place(store: Store) -> None:
     first = await running(store)
+    await next_millisecond(store)
     await store.submit(a_job("later"))
+    await next_millisecond(store)
     await store.hand_back(first, "leaving")
     assert (await snapshot(store, first.id)).attempt == 0
     jobs = await claim(store)

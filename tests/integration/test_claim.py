@@ -13,6 +13,8 @@ from tests.integration.jobs import (
     claimed_again,
     events,
     lease_runs_out,
+    milliseconds,
+    next_millisecond,
     renew,
     running,
     snapshot,
@@ -29,6 +31,8 @@ async def test_a_claimed_job_runs_under_a_lease(store: Store) -> None:
     assert (claimed.timeout_s, claimed.analysis, claimed.body, claimed.adopted) == (1.5, "a", b'{"f":"a"}', False)
     assert await store.pipeline.call("GET", f"arq:in-progress:{job.id}") == claimed.token.encode()
     assert 19_000 < await store.pipeline.call("PTTL", f"arq:in-progress:{job.id}") <= 20_000
+    due_ms = int(await store.pipeline.call("ZSCORE", "arq:queue", job.id)) - await milliseconds(store)
+    assert 19_000 < due_ms <= 20_001, "a stock worker must see it in the future"
     started = (await events(store, job.id))[-1]
     assert (started.type, started.attempt, json.loads(started.data)) == ("started", 1, {"attempt": 1, "worker": "w7"})
     found = await snapshot(store, job.id)
@@ -45,12 +49,7 @@ async def test_jobs_are_claimed_in_the_order_of_their_submits(store: Store) -> N
     jobs = [a_job(f"{number:02}") for number in range(10, 0, -1)]
     for job in jobs:
         await store.submit(job)
-        clock = await store.pipeline.call("TIME")
-
-        async def later(before: list[bytes] = clock) -> bool:
-            return bool(int((await store.pipeline.call("TIME"))[1]) // 1000 != int(before[1]) // 1000)
-
-        await until(later, what="the next millisecond")
+        await next_millisecond(store)
     assert [job.id for job in await claim(store, 4)] == [job.id for job in jobs[:4]]
     assert [job.id for job in await claim(store, 100)] == [job.id for job in jobs[4:]]
 
@@ -195,6 +194,16 @@ async def test_a_job_that_a_stock_worker_runs_is_left_alone_and_not_waited_for(s
     assert jobs == []
     assert wait is None or wait > 0
     assert await client.zscore("arq:queue", "x") == 1
+    assert not await client.exists("ms:job:x")
+
+
+async def test_a_job_of_ours_that_a_stock_worker_runs_is_left_alone(store: Store, client: Client) -> None:
+    job = a_job()
+    await store.submit(job)
+    await client.set(f"arq:in-progress:{job.id}", b"1", ex=100)
+    assert await claim(store) == []
+    assert await client.get(f"arq:in-progress:{job.id}") == b"1"
+    assert await types(store, job.id) == ["queued"]
 
 
 async def test_a_claim_that_finds_less_than_it_could_take_silences_the_bell(store: Store, client: Client) -> None:
@@ -205,3 +214,13 @@ async def test_a_claim_that_finds_less_than_it_could_take_silences_the_bell(stor
     assert await client.llen("ms:bell:default") > 0
     await claim(store, 1)
     assert await client.llen("ms:bell:default") == 0
+
+
+async def test_jobs_that_no_worker_here_knows_do_not_hold_up_their_owner(store: Store) -> None:
+    window = store.limits.fair_window
+    for _ in range(window + 5):
+        await store.submit(a_job(analysis="elsewhere", owner="ann"))
+    mine = a_job(owner="ann")
+    await store.submit(mine)
+    assert [job.id for job in await claim(store, 1)] == [mine.id]
+    assert len(await claim(store, window + 5, known=["elsewhere"])) == window + 5

@@ -92,3 +92,17 @@ async def test_a_forged_origin_opens_no_socket(stack: Stack, origin: str) -> Non
         assert response.status_code == 403
         assert response.headers["content-type"] == "application/problem+json"
         assert json.loads(response.body or b"")["type"] == "/problems/forbidden"
+
+
+async def test_a_page_of_a_listed_origin_may_use_files(listing: Process) -> None:
+    async with web(listing) as http:
+        asked = {"Origin": GOOD, "Access-Control-Request-Method": "PUT"}
+        answer = await http.options("/files/x", headers=asked)
+        assert (answer.status_code, allowed(answer)) == (200, GOOD)
+        assert allowed(await http.get("/files/missing", headers={"Origin": GOOD})) == GOOD
+
+
+async def test_where_no_keys_are_set_up_any_authorization_is_let_pass(stack: Stack) -> None:
+    async with web(stack.api) as http:
+        answer = await http.get("/analyses", headers={"Authorization": "Basic eDp5"})
+        assert answer.status_code == 200

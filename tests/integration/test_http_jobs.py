@@ -220,7 +220,7 @@ async def test_the_list_has_the_owners_jobs_newest_first_and_can_be_filtered(own
             await ended(mine, job)
         held = await submit(mine, "hold")
         async with following(mine, held) as stream:
-            await stream.until("started")
+            await stream.until("log")
 
         async def listed(**query: Any) -> list[str]:
             answer = await mine.get("/jobs", params=query)

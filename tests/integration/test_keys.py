@@ -301,13 +301,15 @@ async def api_says(*arguments: str, **environment: str) -> tuple[int, str]:
     return process.returncode or 0, out.decode()
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-async def test_a_public_address_without_keys_is_refused_with_a_message_that_helps(host: str) -> None:
-    code, said = await api_says("--host", host, "--port", "0")
-    assert code == 2
-    for word in (host, "MILLSTREAM_API_KEYS_FILE", "MILLSTREAM_INSECURE", "millstream keys new", "127.0.0.1"):
-        assert word in said
-    assert "Traceback" not in said
+async def test_a_public_address_without_keys_is_refused_with_a_message_that_helps() -> None:
+    hosts = ("0.0.0.0", "::", "example.org")
+    for host, (code, said) in zip(
+        hosts, await asyncio.gather(*(api_says("--host", host, "--port", "0") for host in hosts)), strict=True
+    ):
+        assert code == 2
+        for word in (host, "MILLSTREAM_API_KEYS_FILE", "MILLSTREAM_INSECURE", "millstream keys new", "127.0.0.1"):
+            assert word in said
+        assert "Traceback" not in said
 
 
 async def test_a_key_file_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ async def used(valkey: Process, processes: Processes, tmp_path_factory: pytest.T
     (data / "key").write_text(text)
     api, worker, second = await asyncio.gather(
         processes.api(
-            store, MILLSTREAM_API_KEYS_FILE=str(data / "keys.json"), MILLSTREAM_SUBMIT_RATE="20", MILLSTREAM_SUBMIT_BURST="1000",
-            MILLSTREAM_FAIR_WINDOW="2",
+            store, MILLSTREAM_API_KEYS_FILE=str(data / "keys.json"), MILLSTREAM_FAIR_WINDOW="2",
+            MILLSTREAM_SUBMIT_RATE="20", MILLSTREAM_SUBMIT_BURST="1000",
         ),
         processes.worker(
             store, MILLSTREAM_ANALYSES=ANALYSES, MILLSTREAM_RETRY_BASE_S="0", MILLSTREAM_LEASE_S="0.5",

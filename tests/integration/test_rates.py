@@ -71,6 +71,8 @@ async def test_a_rate_holds_over_two_api_processes_and_says_when_to_come_back(li
         assert BURST <= len(accepted) <= BURST + took * RATE + 1
         for answer in refused:
             problem(answer, "rate_limited")
+            assert answer.headers["ratelimit-policy"] == f'"submit";q={BURST};w={BURST // RATE}'
+            assert answer.headers["ratelimit"].startswith('"submit";r=0;')
             assert answer.headers["retry-after"] == "1"
             assert 0 < answer.json()["retry_after_s"] <= 1
         for answer in accepted:

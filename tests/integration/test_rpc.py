@@ -9,6 +9,7 @@ import pytest
 from shared.errors import KINDS
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Frame, Refused, Rpc
+from tests.processes import until
 
 NOBODY = "0" * 32
 
@@ -256,6 +257,19 @@ async def test_a_key_used_for_another_request_is_a_conflict(client_rpc: Rpc) -> 
     for other in ({"params": {"text": "two"}}, {"params": {"text": "one"}, "priority": "high"}):
         error = await refused(client_rpc, "job.submit", analysis="process", key="k2", **other)
         assert (error.code, error.data["status"]) == (-32009, 409)
+
+
+async def test_a_socket_that_attached_after_the_end_may_ask_for_the_events_by_the_key_again(client_rpc: Rpc) -> None:
+    request = {"analysis": "process", "params": {"text": "again"}, "key": "k4"}
+    job = (await client_rpc.call("job.submit", **request))["job"]
+    last = (await client_rpc.end(job))[-1]
+    await client_rpc.call("job.attach", job=job, after=last["cursor"])
+
+    async def come_again() -> bool:
+        await client_rpc.call("job.submit", **request)
+        return len(client_rpc.events(job)) > 2
+
+    await until(come_again, what="the events once more", within_s=5)
 
 
 async def test_submitting_again_while_the_job_runs_disturbs_nothing(client_rpc: Rpc) -> None:
