@@ -51,7 +51,13 @@ def demo(
     ] = False,
 ) -> int:
     """Run everything, and a tour of the main job on real text over real sockets."""
-    supervisor = Supervisor("127.0.0.1", port, max(2, workers), data, settings={"MILLSTREAM_LEASE_S": "2"})
+    supervisor = Supervisor(
+        "127.0.0.1",
+        port,
+        max(2, workers),
+        data,
+        settings={"MILLSTREAM_LEASE_S": "2", "MILLSTREAM_LOG_LEVEL": "warning"},
+    )
     return asyncio.run(_run(supervisor, lambda: tour(supervisor), exit_after=exit))
 
 

@@ -1,10 +1,10 @@
 """Real processes for tests and benchmarks: a store, APIs, workers, each with its own log, all ended at the end.
 
-    async with Processes(tmp_path) as processes:
-        store = await processes.store()
-        api = await processes.api(store)
-        worker = await processes.worker(store, MILLSTREAM_LEASE_S="2")
-        worker.signal(signal.SIGKILL)
+async with Processes(tmp_path) as processes:
+    store = await processes.store()
+    api = await processes.api(store)
+    worker = await processes.worker(store, MILLSTREAM_LEASE_S="2")
+    worker.signal(signal.SIGKILL)
 """
 
 import asyncio

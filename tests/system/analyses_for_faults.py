@@ -85,7 +85,9 @@ async def identifies(ctx: Context, wait_s: float, rest_s: float = 0) -> int:
 @analysis()
 async def speaks_when_told(ctx: Context, directory: str) -> int:
     """Wait until the directory has a file `speak-<attempt>`, then say three times which process this is."""
-    while not (Path(directory) / f"speak-{ctx.attempt}").exists():
+    while True:
+        if (Path(directory) / f"speak-{ctx.attempt}").exists():
+            break
         await asyncio.sleep(0.01)
     for _ in range(3):
         await ctx.emit(os.getpid())

@@ -33,7 +33,14 @@ class Stack:
         await self.processes.answers(process)
 
     def client(self) -> "redis.Redis":
-        return redis.Redis.from_url(self.store.url)
+        client: redis.Redis = redis.Redis.from_url(self.store.url)
+        return client
+
+    async def cut_off(self, *kinds: str) -> int:
+        """Kill the store's connections of some kinds (`normal`, `pubsub`). Returns how many there were."""
+        async with self.client() as client:
+            killed = [await client.client_kill_filter(_type=kind, skipme=True) for kind in kinds]  # type: ignore[no-untyped-call]
+        return sum(killed)
 
     async def leased(self, job: str) -> bool:
         async with self.client() as client:
@@ -53,7 +60,7 @@ async def start(
     store = await processes.store()
     settings = {"MILLSTREAM_ANALYSES": ANALYSES, "MILLSTREAM_LEASE_S": f"{lease_s:g}", **settings}
     first, *rest = await asyncio.gather(
-        processes.api(store, **(api or {})), *(processes.worker(store, **settings) for _ in range(workers))
+        processes.api(store, None, **(api or {})), *(processes.worker(store, **settings) for _ in range(workers))
     )
     return Stack(processes, store, first, rest, settings)
 

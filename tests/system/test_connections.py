@@ -1,8 +1,6 @@
-"""Connections break, those of the processes to the store and those of clients: nothing is lost, and nothing comes twice."""
+"""Connections break, to the store and to clients: nothing is lost, and nothing comes twice."""
 
 import asyncio
-
-from redis.exceptions import ResponseError
 
 from shared import keys
 from shared.client import Client
@@ -11,18 +9,16 @@ from tests.system.stack import Stack, start
 from tests.system.witness import Json, check_whole, witness
 
 
-async def kill(stack: Stack, kind: str) -> int:
-    """Kill the store's connections of a kind (`pubsub`, `normal`) but this one. Returns how many there were."""
-    async with stack.client() as store:
-        try:
-            return int(await store.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"))
-        except ResponseError:
-            return 0
-
-
 async def watched_by(stack: Stack, job: str) -> bytes:
+    """The nodes that are told of each event of a job."""
     async with stack.client() as store:
-        return bytes(await store.hget(keys.JOB + job, "watch") or b"")
+        return bytes(await store.hget(keys.JOB + job, "watch") or b"")  # type: ignore[misc]
+
+
+async def forget_watchers(stack: Stack, job: str) -> None:
+    """As when an event was published while nobody listened: those nodes are off the list."""
+    async with stack.client() as store:
+        await store.hset(keys.JOB + job, mapping={"watch": "", "watch_end": ""})  # type: ignore[misc]
 
 
 async def test_the_connection_that_events_come_by_may_break_again_and_again(processes: Processes) -> None:
@@ -32,7 +28,7 @@ async def test_the_connection_that_events_come_by_may_break_again_and_again(proc
         jobs = [await client.submit("counts", {"to": 1000, "pause_s": 0.003}) for _ in range(5)]
         for chunks in range(20, 1000, 20):
             await client.until(jobs[:1], "chunk", times=chunks)
-            killed += await kill(stack, "pubsub")
+            killed += await stack.cut_off("pubsub")
         ends = await client.ends(*jobs)
         assert not client.notices
     assert killed >= 20
@@ -48,7 +44,7 @@ async def test_every_connection_to_the_store_may_break_again_and_again(processes
         jobs = [await client.submit("counts", {"to": 500, "pause_s": 0.005}) for _ in range(20)]
         for chunks in range(25, 500, 25):
             await client.until(jobs[:1], "chunk", times=chunks)
-            killed += await kill(stack, "normal") + await kill(stack, "pubsub")
+            killed += await stack.cut_off("normal", "pubsub")
             jobs.append(await client.submit("process", {"text": ""}))
         ends = await client.ends(*jobs)
         assert not client.notices
@@ -60,7 +56,6 @@ async def test_every_connection_to_the_store_may_break_again_and_again(processes
 
 
 async def test_a_node_that_was_taken_off_the_list_of_watchers_is_put_back(processes: Processes) -> None:
-    """As when an event was published while nobody listened: the node is off the list, and would hear nothing more."""
     stack = await start(processes, api={"MILLSTREAM_CHECK_S": "0.2"})
     async with witness(stack.api) as client:
         job = await client.submit("counts", {"to": 300, "pause_s": 0.01})
@@ -68,8 +63,7 @@ async def test_a_node_that_was_taken_off_the_list_of_watchers_is_put_back(proces
             await client.until([job], "chunk", times=chunks)
             node = await watched_by(stack, job)
             assert node
-            async with stack.client() as store:
-                await store.hset(keys.JOB + job, "watch", "")
+            await forget_watchers(stack, job)
 
             async def back(node: bytes = node) -> bool:
                 return await watched_by(stack, job) == node
@@ -85,9 +79,8 @@ async def test_an_end_whose_notice_was_lost_is_noticed_all_the_same(processes: P
         jobs = [await client.submit("process", {"text": "", "delay_s": 1}) for _ in range(5)]
         jobs += [await client.submit("process", {"text": "", "delay_s": 1}, events="terminal") for _ in range(5)]
         await client.until(jobs[:5], "started")
-        async with stack.client() as store:
-            for job in jobs:
-                await store.hset(keys.JOB + job, mapping={"watch": "", "watch_end": ""})
+        for job in jobs:
+            await forget_watchers(stack, job)
         await client.ends(*jobs[:5])
         await client.until(jobs[5:], "succeeded")
 
@@ -102,7 +95,7 @@ async def test_an_event_published_while_nobody_listens_takes_the_node_off_and_th
         job = await client.submit("counts", {"to": 4000, "pause_s": 0.0005})
         while not client.of(job, "succeeded"):
             await client.until([job], "chunk", times=min(4000, len(client.of(job, "chunk")) + 50))
-            await kill(stack, "pubsub")
+            await stack.cut_off("pubsub")
             taken_off += await watched_by(stack, job) == b""
         end = (await client.ends(job))[job]
     assert end["data"]["result"] == 4000

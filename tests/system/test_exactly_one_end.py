@@ -82,9 +82,7 @@ class Chaos:
 
     async def cut_off(self) -> None:
         """All connections to the store break."""
-        async with self._stack.client() as store:
-            await store.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-            await store.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await self._stack.cut_off("pubsub", "normal")
 
 
 @pytest.mark.timeout(150)

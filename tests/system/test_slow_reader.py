@@ -44,7 +44,9 @@ def narrow_socket(url: str) -> socket.socket:
 
 
 @pytest.mark.timeout(120)
-async def test_a_reader_that_pauses_while_its_job_emits_a_lot_gets_it_all_and_costs_nothing(processes: Processes) -> None:
+async def test_a_reader_that_pauses_while_its_job_emits_a_lot_gets_it_all_and_costs_nothing(
+    processes: Processes,
+) -> None:
     stack = await start(processes, workers=2)
     async with witness(stack.api) as client:  # let the API have its working memory before it is measured
         await client.ends(await client.submit("counts", {"to": 20_000, "padding": 200}))
@@ -74,7 +76,7 @@ async def test_a_reader_that_pauses_while_its_job_emits_a_lot_gets_it_all_and_co
             return ended and time.monotonic() - paused_at >= PAUSE_S
 
         await until(over, what="the job to end", within_s=60)
-        assert not reader.transport.is_reading()  # type: ignore[attr-defined]
+        assert not reader.transport.is_reading()
         held = memory.most - memory.first
         events: list[Json] = []
         while not events or events[-1]["type"] != "succeeded":

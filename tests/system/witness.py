@@ -1,4 +1,4 @@
-"""A witness of what a socket is told: every event as it came, nothing mended, nothing sorted; and what a log must be."""
+"""A witness of what a socket is told: every event as it came, nothing mended or sorted; and what a log must be."""
 
 import asyncio
 import json
@@ -58,7 +58,8 @@ class Witness:
         id = next(self._ids)
         reply = self._replies[id] = asyncio.get_running_loop().create_future()
         await self.socket.send(json.dumps({"jsonrpc": "2.0", "id": id, "method": method, "params": params}))
-        return await reply
+        message: Json = await reply
+        return message
 
     async def call(self, method: str, **params: Any) -> Any:
         reply = await self.request(method, **params)
