@@ -34,7 +34,8 @@ log = structlog.get_logger("millstream.api")
 
 EXPOSED = [
     "Location", "Link", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "ETag", "Accept-Ranges",
-    "Content-Range", "Content-Disposition", "Repr-Digest", "Tus-Resumable", "Upload-Offset", "Upload-Length", "Upload-Expires",
+    "Content-Range", "Content-Disposition", "Repr-Digest", "Tus-Resumable", "Upload-Offset", "Upload-Length",
+    "Upload-Expires",
 ]  # fmt: skip
 
 

@@ -36,7 +36,7 @@ async def until(condition: Callable[[], Awaitable[bool]], *, what: str, within_s
 
 @dataclass
 class Process:
-    """A running program. `url` is where it answers: redis://… for a store, http://… for an API, its name for a worker."""
+    """A running program. `url` is where it answers: redis://… (a store), http://… (an API); a worker's is its name."""
 
     arguments: list[str]
     environment: dict[str, str]

@@ -34,7 +34,8 @@ daemon off; worker_processes 1; pid {home}/nginx.pid; error_log {home}/error.log
 events {{ worker_connections 4096; }}
 http {{
   access_log off; sendfile on; tcp_nopush off; keepalive_requests 1000000; client_body_temp_path {home}/body;
-  proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi; uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
+  proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
+  uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
   server {{ listen 127.0.0.1:{port}; location /files/ {{ alias {data}/; }} }}
 }}
 user root;
@@ -153,10 +154,12 @@ def requests(port: int, seconds: float, path: str, length: int, script: str = ""
         url = f"http://127.0.0.1:{port}/files/{path}"
         arguments = ["wrk", "-t1", "-c8", f"-d{round(seconds)}s", *(["-s", lua.name] if script else []), url]
         printed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
-    assert "Non-2xx" not in printed and "Socket errors" not in printed, printed
+    assert "Non-2xx" not in printed, printed
+    assert "Socket errors" not in printed, printed
     found = re.search(r"(\d+) requests in", printed)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", printed)
-    assert found and rate, printed
+    assert found is not None, printed
+    assert rate is not None, printed
     return float(rate.group(1)), int(found.group(1)) * length
 
 
@@ -255,7 +258,8 @@ def _row(contestants: list[Contestant], measure: Measure, rounds: int) -> list[s
 def _cell(speeds: list[float], cpu: list[float]) -> str:
     if not speeds:
         return "–"
-    return f"{statistics.median(speeds):,.4g} ({min(speeds):,.3g}–{max(speeds):,.3g})\n{statistics.median(cpu):.2f} CPU s/GB"
+    speed = f"{statistics.median(speeds):,.4g} ({min(speeds):,.3g}–{max(speeds):,.3g})"
+    return f"{speed}\n{statistics.median(cpu):.2f} CPU s/GB"
 
 
 if __name__ == "__main__":

@@ -155,3 +155,10 @@ async def gated(ctx: Context, to: int, gates: dict[str, str]) -> AsyncIterator[i
             await appears(gate)
         yield number
     ctx.result(None)
+
+
+@analysis()
+async def read_file(ctx: Context, path: str) -> str:
+    """What a file of the data directory holds."""
+    async with ctx.open(path) as file:
+        return (await file.read()).decode()

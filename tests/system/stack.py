@@ -39,7 +39,7 @@ class Stack:
     async def cut_off(self, *kinds: str) -> int:
         """Kill the store's connections of some kinds (`normal`, `pubsub`). Returns how many there were."""
         async with self.client() as client:
-            killed = [await client.client_kill_filter(_type=kind, skipme=True) for kind in kinds]  # type: ignore[no-untyped-call]
+            killed = [await client.client_kill_filter(_type=kind, skipme=True) for kind in kinds]
         return sum(killed)
 
     async def leased(self, job: str) -> bool:

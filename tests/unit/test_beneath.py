@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -34,14 +35,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["openat2", "step by step"])
-def directory(home: Path, request: pytest.FixtureRequest) -> Directory:
+def directory(home: Path, request: pytest.FixtureRequest) -> Iterator[Directory]:
     directory = Directory(home)
     if request.param == "step by step":
         directory._openat2 = False
     elif not directory._openat2:
         pytest.skip("this kernel has no openat2")
-    request.addfinalizer(directory.close)
-    return directory
+    yield directory
+    directory.close()
 
 
 @pytest.mark.parametrize("path", ["a", "deep/b", "deep/er/c", "naïve file", "日本", "percent%2e"])
@@ -53,8 +54,9 @@ def test_regular_files_are_opened(directory: Directory, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/", ".", "..", "../secret", "deep/../a", "deep/../../secret", "/etc/passwd", "//a", "a/", "deep//b", ".hidden", "deep/.hidden",
-     "deep", "out/secret", "file-out", "in", "loop", "dangling", "pipe", "socket", "a\0", "missing", "a/b", "deep\\b", "x" * 300],
+    ["", "/", ".", "..", "../secret", "deep/../a", "deep/../../secret", "/etc/passwd", "//a", "a/", "deep//b",
+     ".hidden", "deep/.hidden", "deep", "out/secret", "file-out", "in", "loop", "dangling", "pipe", "socket", "a\0", "missing",
+     "a/b", "deep\\b", "x" * 300],
 )  # fmt: skip
 def test_everything_else_is_as_if_it_were_not_there(directory: Directory, path: str) -> None:
     with pytest.raises(NotServed):
@@ -104,8 +106,8 @@ def test_a_directory_that_becomes_a_link_while_it_is_opened_leads_nowhere(tmp_pa
     def swap() -> None:
         while not stop.is_set():
             for source in ("real", "link"):
-                os.rename(home / source, home / "d")
-                os.rename(home / "d", home / source)
+                (home / source).rename(home / "d")
+                (home / "d").rename(home / source)
 
     swapping = threading.Thread(target=swap)
     swapping.start()

@@ -41,7 +41,9 @@ one_range = st.one_of(
 def test_a_well_formed_header_selects_what_the_rfc_says(
     ranges: list[tuple[int | None, int | None]], size: int, spaces: str
 ) -> None:
-    written = ("," + spaces).join(f"{'' if f is None else f}-{'' if l is None else l}" for f, l in ranges)
+    written = ("," + spaces).join(
+        f"{'' if first is None else first}-{'' if last is None else last}" for first, last in ranges
+    )
     expected = reference(ranges, size)
     if expected is not None and len(expected) > 1 and sum(span.count for span in expected) > size:
         expected = None  # several that overlap may be ignored, and are
@@ -65,8 +67,8 @@ def test_no_header_breaks_it_and_every_span_lies_within_the_file(header: str, si
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=1-2-3", "bytes=5-2", "bytes=1", "bytes=0x1-2", "bytes=1-2;3-4",
-     "items=0-1", "seconds=1-2", "bytes=--1", "bytes=١-٢"],
+    [None, "", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=1-2-3", "bytes=5-2", "bytes=1", "bytes=0x1-2",
+     "bytes=1-2;3-4", "items=0-1", "seconds=1-2", "bytes=--1", "bytes=١-٢"],
 )  # fmt: skip
 def test_what_is_not_a_range_in_bytes_is_ignored(header: str | None) -> None:
     assert spans(header, 100, most=MOST) is None

@@ -1,0 +1,230 @@
+"""`GET` and `HEAD /files/…`: RFC 9110 end to end."""
+
+import gzip
+import hashlib
+import os
+import random
+import socket
+from base64 import b64encode
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.integration.conftest import Stack
+from tests.integration.web import web
+
+MIB = 1024 * 1024
+CONTENT = random.Random(2).randbytes(3 * MIB + 77)
+
+
+@pytest.fixture(scope="module")
+def home(stack: Stack) -> Path:
+    home = stack.data / "get"
+    home.mkdir()
+    (home / "big.bin").write_bytes(CONTENT)
+    (home / "small.txt").write_bytes(CONTENT[:1000])
+    (home / "empty").touch()
+    return home
+
+
+def test_everything_of_a_file_and_what_is_said_of_it(stack: Stack, home: Path) -> None:
+    with httpx.Client(base_url=stack.api.url, trust_env=False) as http:
+        for name, content in {"big.bin": CONTENT, "small.txt": CONTENT[:1000], "empty": b""}.items():
+            answer = http.get(f"/files/get/{name}")
+            assert (answer.status_code, answer.content) == (200, content)
+            assert answer.headers["content-length"] == str(len(content))
+            assert answer.headers["accept-ranges"] == "bytes"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["etag"].startswith('"')
+            head = http.head(f"/files/get/{name}", headers={"Range": "bytes=0-0"})
+            assert (head.status_code, head.content) == (200, b""), "a Range on HEAD does not count"
+            names = ("etag", "last-modified", "content-type", "content-length", "content-disposition")
+            assert [head.headers[n] for n in names] == [answer.headers[n] for n in names]
+
+
+@pytest.mark.parametrize("name", ["big.bin", "small.txt"])
+@pytest.mark.parametrize(
+    ("asked", "first", "last"),
+    [("0-0", 0, 0), ("10-99", 10, 99), ("500-", 500, None), ("-7", -7, None), ("0-99999999", 0, None)],
+)
+async def test_one_range(stack: Stack, home: Path, name: str, asked: str, first: int, last: int | None) -> None:
+    content = (home / name).read_bytes()
+    async with web(stack.api) as http:
+        answer = await http.get(f"/files/get/{name}", headers={"Range": f"bytes={asked}"})
+    wanted = content[first:] if last is None else content[first : last + 1]
+    assert (answer.status_code, answer.content) == (206, wanted)
+    start = len(content) - 7 if first == -7 else first
+    assert answer.headers["content-range"] == f"bytes {start}-{start + len(wanted) - 1}/{len(content)}"
+
+
+async def test_several_ranges_come_in_the_order_asked_for_without_those_that_cannot_be_had(
+    stack: Stack, home: Path
+) -> None:
+    async with web(stack.api) as http:
+        asked = "bytes=2000000-2100000,99999999-,5-9,-3"
+        answer = await http.get("/files/get/big.bin", headers={"Range": asked})
+    assert answer.status_code == 206
+    kind, _, boundary = answer.headers["content-type"].partition("; boundary=")
+    assert kind == "multipart/byteranges"
+    assert answer.headers["content-length"] == str(len(answer.content))
+    parts = answer.content.split(f"--{boundary}".encode())
+    assert parts[0] == b""
+    assert parts[-1] == b"--\r\n"
+    size = len(CONTENT)
+    for part, (start, end) in zip(parts[1:-1], [(2000000, 2100001), (5, 10), (size - 3, size)], strict=True):
+        head, _, body = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        assert f"Content-Range: bytes {start}-{end - 1}/{size}".encode() in head
+        assert body.removesuffix(b"\r\n") == CONTENT[start:end]
+
+
+async def test_ranges_that_cannot_be_had_are_416_and_strange_ones_are_ignored(stack: Stack, home: Path) -> None:
+    async with web(stack.api) as http:
+        answer = await http.get("/files/get/small.txt", headers={"Range": "bytes=1000-"})
+        assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */1000")
+        assert answer.headers["content-type"] == "application/problem+json"
+        for odd in ("lines=1-2", "bytes=5-1", "bytes=", "bytes=" + ",".join(["0-0"] * 33)):
+            answer = await http.get("/files/get/small.txt", headers={"Range": odd})
+            assert (answer.status_code, len(answer.content)) == (200, 1000), odd
+
+
+async def test_conditions_and_if_range(stack: Stack, home: Path) -> None:
+    async with web(stack.api) as http:
+        plain = await http.get("/files/get/small.txt")
+        etag, date = plain.headers["etag"], plain.headers["last-modified"]
+
+        async def status(**headers: str) -> int:
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            return (await http.get("/files/get/small.txt", headers=given)).status_code
+
+        assert await status(if_none_match=etag) == 304
+        assert await status(if_none_match='"other"') == 200
+        assert await status(if_modified_since=date) == 304
+        assert await status(if_match='"other"') == 412
+        assert await status(if_match=etag) == 200
+        assert await status(range="bytes=0-0", if_range=etag) == 206
+        assert await status(range="bytes=0-0", if_range='"other"') == 200
+        not_modified = await http.get("/files/get/small.txt", headers={"If-None-Match": etag})
+        assert (not_modified.content, not_modified.headers["etag"]) == (b"", etag)
+
+
+async def test_the_etag_changes_with_the_content_even_of_the_same_size_at_once(stack: Stack, home: Path) -> None:
+    path = home / "changing"
+    seen = set()
+    async with web(stack.api) as http:
+        for number in range(20):
+            path.write_bytes(bytes([number]) * 100)
+            answer = await http.get("/files/get/changing")
+            assert answer.content == bytes([number]) * 100
+            seen.add(answer.headers["etag"])
+    assert len(seen) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "disposition"),
+    [
+        ("plain.txt", 'inline; filename="plain.txt"'),
+        ("naïve 漢.txt", "inline; filename=\"na_ve _.txt\"; filename*=UTF-8''na%C3%AFve%20%E6%BC%A2.txt"),
+        ('quo"te.txt', "inline; filename=\"quo_te.txt\"; filename*=UTF-8''quo%22te.txt"),
+        ("page.html", 'attachment; filename="page.html"'),
+        ("picture.svg", 'attachment; filename="picture.svg"'),
+    ],
+)
+async def test_names_in_any_script(stack: Stack, home: Path, name: str, disposition: str) -> None:
+    (home / name).write_text("x")
+    async with web(stack.api) as http:
+        answer = await http.get("/files/get/" + name.replace("%", "%25"))
+    assert (answer.status_code, answer.headers["content-disposition"]) == (200, disposition)
+
+
+async def test_a_digest_on_request(stack: Stack, home: Path) -> None:
+    expected = f"sha-256=:{b64encode(hashlib.sha256(CONTENT).digest()).decode()}:"
+    async with web(stack.api) as http:
+        for headers in ({"Want-Repr-Digest": "sha-256=10"}, {"Want-Repr-Digest": "sha-512=3, sha-256=1"}):
+            answer = await http.get("/files/get/big.bin", headers={**headers, "Range": "bytes=0-9"})
+            assert answer.headers["repr-digest"] == expected, "of the whole, not of the part"
+        assert "repr-digest" not in (await http.head("/files/get/big.bin")).headers
+        answer = await http.head("/files/get/big.bin", headers={"Want-Repr-Digest": "sha-256=0"})
+        assert "repr-digest" not in answer.headers
+
+
+async def test_compressed_siblings_by_what_the_client_takes(stack: Stack, home: Path) -> None:
+    plain, packed = b"text " * 5000, gzip.compress(b"text " * 5000)
+    (home / "t.txt").write_bytes(plain)
+    (home / "t.txt.gz").write_bytes(packed)
+    (home / "t.txt.br").write_bytes(b"brotli")
+    for sibling in ("t.txt.gz", "t.txt.br"):
+        later = (home / "t.txt").stat().st_mtime_ns + 1
+        os.utime(home / sibling, ns=(later, later))
+    async with web(stack.api) as http:
+
+        async def get(accepted: str, **headers: str) -> httpx.Response:
+            request = http.build_request("GET", "/files/get/t.txt", headers={"Accept-Encoding": accepted, **headers})
+            answer = await http.send(request, stream=True)
+            answer._content = b"".join([part async for part in answer.aiter_raw()])
+            await answer.aclose()
+            assert answer.headers["vary"] == "Accept-Encoding"
+            assert answer.headers["content-type"].startswith("text/plain")
+            return answer
+
+        answer = await get("gzip")
+        assert (answer.headers["content-encoding"], answer._content) == ("gzip", packed)
+        assert (await get("gzip;q=0.5, br"))._content == b"brotli"
+        assert (await get("br;q=0, gzip"))._content == packed
+        assert (await get("identity"))._content == plain
+        assert (await get("identity")).headers["etag"] != answer.headers["etag"]
+        part = await get("gzip", Range="bytes=2-5")
+        assert (part.status_code, part._content) == (206, packed[2:6])
+        os.utime(home / "t.txt")
+        assert (await get("gzip"))._content == plain, "a sibling that is older is not the same any more"
+
+
+def test_requests_on_one_connection_are_answered_in_order(stack: Stack, home: Path) -> None:
+    host, port = stack.api.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        paths = ["get/big.bin", "get/small.txt", "get/missing", "get/big.bin", "get/empty"]
+        client.sendall(b"".join(f"GET /files/{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths))
+        stream = client.makefile("rb")
+        for status, length in ((200, len(CONTENT)), (200, 1000), (404, None), (200, len(CONTENT)), (200, 0)):
+            assert stream.readline().split()[1] == str(status).encode()
+            headers = {}
+            while line := stream.readline().strip():
+                name, _, value = line.partition(b": ")
+                headers[name.lower()] = value
+            body = stream.read(int(headers[b"content-length"]))
+            assert length is None or body == CONTENT[:length]
+
+
+async def test_the_listing(stack: Stack, home: Path) -> None:
+    async with web(stack.api) as http:
+        listed = (await http.get("/files/", params={"prefix": "get/sm"})).json()
+        assert [(entry["path"], entry["size"]) for entry in listed] == [("get/small.txt", 1000)]
+        assert listed[0]["etag"] == (await http.head("/files/get/small.txt")).headers["etag"]
+        lines = await http.get("/files/", params={"prefix": "get/"}, headers={"Accept": "application/jsonl"})
+        assert lines.headers["content-type"] == "application/jsonl"
+        assert lines.text.count("\n") == len((await http.get("/files/", params={"prefix": "get/"})).json())
+        assert (await http.get("/files/", params={"prefix": "nothing"})).json() == []
+
+
+async def test_other_methods_are_told_which_there_are(stack: Stack, home: Path) -> None:
+    async with web(stack.api) as http:
+        for method, path in (("POST", "/files/get/small.txt"), ("PUT", "/stream/file"), ("DELETE", "/files/")):
+            answer = await http.request(method, path)
+            assert (answer.status_code, answer.headers["content-type"]) == (405, "application/problem+json")
+            assert "GET" in answer.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../outside.txt", "%2e%2e/outside.txt", "get/%2e%2e%2f%2e%2e/x", "/etc/passwd", "%2fetc%2fpasswd", "get", "get/",
+     "get//small.txt", "get/small.txt%00", "get%5csmall.txt", ".store/lock", "get/.hidden", "get/missing"],
+)  # fmt: skip
+def test_what_is_never_served_is_404(stack: Stack, home: Path, path: str) -> None:
+    host, port = stack.api.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(f"GET /files/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while data := client.recv(65536):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 404 "), answer[:200]
+    assert b'"title":"Not Found"' in answer

@@ -1,0 +1,120 @@
+"""Zero-copy and its fall-back: what is touched of uvicorn, and that both send the same bytes."""
+
+import asyncio
+import inspect
+import random
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from starlette.responses import FileResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from api.files import Files
+from api.sending import Traffic
+from api.settings import ApiSettings
+from api.zerocopy import EXTENSION, ZeroCopy
+from shared.apikeys import Keys
+from shared.beneath import Directory
+from shared.embedded import free_port
+from tests.processes import until
+
+CONTENT = random.Random(4).randbytes(5 * 1024 * 1024 + 11)
+
+
+def test_what_is_touched_of_uvicorn_is_there() -> None:
+    assert uvicorn.__version__.startswith("0.54.")
+    created = inspect.signature(RequestResponseCycle.__init__).parameters
+    assert {"scope", "transport", "flow"} <= set(created)
+    source = inspect.getsource(RequestResponseCycle)
+    for name in ("self.disconnected", "self.expected_content_length", "self.transport", "self.flow", "self.scope"):
+        assert name in source
+    assert inspect.iscoroutinefunction(FlowControl.drain)
+    assert inspect.ismethod(RequestResponseCycle.send) is False
+    assert list(inspect.signature(RequestResponseCycle.send).parameters) == ["self", "message"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "big.bin").write_bytes(CONTENT)
+    (tmp_path / "small.txt").write_bytes(CONTENT[:100])
+    return tmp_path
+
+
+class Seen:
+    """An app between, which notes whether the server offered the extension."""
+
+    def __init__(self, data: Path) -> None:
+        self.offered: set[bool] = set()
+        self._files = Files(ApiSettings(), Keys(None), Directory(data), Traffic())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self.offered.add(EXTENSION in scope.get("extensions", {}))
+            if scope["path"] == "/starlette":
+                response = FileResponse(self._files._directory.path / "big.bin")
+                await response(scope, receive, send)
+            else:
+                await self._files(scope, receive, send)
+
+
+async def serving(app: object, **settings: object) -> AsyncIterator[str]:
+    port = free_port()
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off", **settings)  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
+    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
+    running = asyncio.create_task(server.serve())
+
+    async def started() -> bool:
+        return server.started
+
+    await until(started, what="the server to start")
+    yield f"{'https' if 'ssl_certfile' in settings else 'http'}://127.0.0.1:{port}"
+    server.should_exit = True
+    await running
+
+
+async def check(url: str) -> None:
+    async with httpx.AsyncClient(base_url=url, verify=False, trust_env=False) as http:
+        assert (await http.get("/files/big.bin")).content == CONTENT
+        assert (await http.get("/files/small.txt")).content == CONTENT[:100]
+        part = await http.get("/files/big.bin", headers={"Range": "bytes=100000-4000000"})
+        assert (part.status_code, part.content) == (206, CONTENT[100000:4000001])
+        several = await http.get("/files/big.bin", headers={"Range": "bytes=0-99999,200000-399999"})
+        assert CONTENT[:100000] in several.content
+        assert CONTENT[200000:400000] in several.content
+        assert (await http.get("/starlette")).content == CONTENT
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_plain_connections_of_uvicorn_are_zero_copy(data: Path, loop: str) -> None:
+    seen = Seen(data)
+    async for url in serving(ZeroCopy(seen, stall_s=10), http="httptools", loop=loop):
+        await check(url)
+    assert seen.offered == {True}
+
+
+async def test_tls_and_other_protocols_fall_back_to_blocks(data: Path, tmp_path: Path) -> None:
+    making = await asyncio.create_subprocess_exec(
+        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+        "-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem"), stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await making.wait() == 0
+    tls = {"ssl_certfile": str(tmp_path / "cert.pem"), "ssl_keyfile": str(tmp_path / "key.pem")}
+    for settings in ({"http": "httptools", **tls}, {"http": "h11"}):
+        seen = Seen(data)
+        async for url in serving(ZeroCopy(seen, stall_s=10), **settings):
+            await check(url)
+        assert seen.offered == {False}
+
+
+async def test_a_test_client_without_a_server_gets_the_same(data: Path) -> None:
+    transport = httpx.ASGITransport(app=ZeroCopy(Seen(data), stall_s=10))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        answer = await http.get("/files/big.bin", headers={"Range": "bytes=-1000000"})
+    assert answer.content == CONTENT[-1000000:]
