@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test system lint types fmt bench bench-files lock clean
+.PHONY: help demo up test system browser lint types fmt bench bench-files lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -18,6 +18,9 @@ test: .venv/dev  ## unit and integration tests
 
 system: .venv/dev ## slower tests: processes killed, restarted, paused
 	$(BIN)/pytest tests/system --ignore tests/system/test_compose.py
+
+browser: .venv/browser ## a real browser and other people's clients (apt-get install chromium; see .ci/run)
+	$(BIN)/pytest tests/browser
 
 lint: .venv/dev  ## ruff and the import contracts
 	$(BIN)/ruff check .
@@ -58,3 +61,7 @@ clean:           ## forget the environment and what tests left
 .venv/dev: .venv/made pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@ .venv/run
+
+.venv/browser: .venv/made pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,browser]'
+	touch $@ .venv/run .venv/dev

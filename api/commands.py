@@ -183,6 +183,7 @@ class Commands:
                 terminal_only=follower.terminal_only,
                 limit=settings.reader_events,
                 limit_bytes=settings.reader_bytes // 2,
+                patience_s=0,  # the reader has other things to send meanwhile
             )
         except StoreUnavailable:
             await asyncio.sleep(0.1)

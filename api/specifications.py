@@ -207,7 +207,8 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-si
 def _page(title: str, body: str) -> str:
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)} · Millstream</title>"
-        f"<meta name=viewport content='width=device-width'><style>{STYLE}</style><h1>{escape(title)}</h1>{body}"
+        "<meta name=viewport content='width=device-width'><link rel=icon href=/docs/static/favicon.png>"
+        f"<style>{STYLE}</style><h1>{escape(title)}</h1>{body}"
     )
 
 

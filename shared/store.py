@@ -248,14 +248,16 @@ class Store:
         terminal_only: bool = False,
         limit: int = 1000,
         limit_bytes: int = 256 * 1024,
+        patience_s: float | None = None,
     ) -> Page | None:
         """From now on `node` hears of the job; here is what its log holds after the cursor.
 
         None when there is no such job of this owner. `limit_bytes` may be overrun by a quarter, or by one event.
         """
         reply = await self.run(
-            "attach", (), job, owner, node, _watch(terminal_only), after.seq, after.at, limit, limit_bytes
-        )
+            "attach", (), job, owner, node, _watch(terminal_only), after.seq, after.at, limit, limit_bytes,
+            patience_s=patience_s,
+        )  # fmt: skip
         if not reply:
             return None
         gap, more, snapshot, *entries = reply

@@ -44,7 +44,8 @@ local function write(job, attempt, kind, data)
   if TERMINAL[kind] then publish(job, 'watch_end', payload) end
 end
 
--- Wakes one idle worker of a queue. The list is bounded: a worker that has been busy looks before it waits.
+-- Wakes one idle worker of a queue, for what is due before it would look by itself (engine.py, LOOK_S). The list is
+-- bounded: a worker that has been busy looks before it waits.
 local function ring(queue)
   if redis.call('LPUSH', BELL .. queue, '1') > 64 then redis.call('LPOP', BELL .. queue) end
 end

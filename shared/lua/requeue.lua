@@ -11,5 +11,5 @@ redis.call('HSET', JOB .. id, 'status', 'queued', 'settled', token, 'seq', job.s
   'attempt', give_back and job.attempt - 1 or job.attempt)
 redis.call('DEL', LEASE .. id)
 redis.call('ZADD', job.lane, give_back and job.created or now + delay, id)   -- what has waited once goes first
-if delay == 0 then ring(job.queue) end
+if delay < 500 then ring(job.queue) end
 return 'ok'

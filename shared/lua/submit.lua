@@ -85,5 +85,5 @@ else
   if turn == 'front' then join_front(lane, owner, id, life) end
   redis.call('ZADD', lane, exact + delay, id)
 end
-if delay == 0 then ring(queue) end
+if delay < 500 then ring(queue) end
 return { 'accepted', tostring(now), math.floor(tokens) }
