@@ -77,14 +77,14 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.include_router(jobs.router)
     publish(app)
 
-    @app.get("/streams", responses=problems("unauthorized", "forbidden"))
+    @app.get("/streams", tags=["server"], responses=problems("unauthorized", "forbidden"))
     async def streams(who: jobs.Who) -> TrafficInfo:
         """Files on their way out: how many, how much, how fast."""
         who.need("admin")
         traffic: Traffic = app.state.traffic
         return TrafficInfo(**traffic.as_dict())
 
-    @app.get("/async_route", responses=problems("invalid_params"))
+    @app.get("/async_route", tags=["server"], responses=problems("invalid_params"))
     async def async_route(
         delay: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False, description="seconds")] = 2,
     ) -> dict[str, str]:
@@ -92,12 +92,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
         await asyncio.sleep(delay)
         return {"message": "协程路由响应"}
 
-    @app.get("/healthz")
+    @app.get("/healthz", tags=["server"])
     async def healthz() -> dict[str, str]:
         """Does this process run? No I/O."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses=problems("draining", "store_unavailable"))
+    @app.get("/readyz", tags=["server"], responses=problems("draining", "store_unavailable"))
     async def readyz() -> Response:
         """Should this process get traffic? The store answers, and it is not draining."""
         commands: Commands = app.state.commands

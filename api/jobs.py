@@ -22,7 +22,7 @@ from shared.jobs import Snapshot, Status
 from shared.messages import Attach, Cancel, Events, Submit, invalid_params
 from shared.store import Submitted, new_job_id
 
-router = APIRouter()
+router = APIRouter(tags=["jobs"])
 
 
 def commands_of(request: Request) -> Commands:

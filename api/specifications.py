@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from api.problems import problems
 from api.schemas import EVENT_DATA, NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
 from shared.errors import ENDS, KINDS
 from shared.messages import METHODS, Submit
@@ -80,6 +81,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             description=ABOUT,
             routes=app.routes,
         )
+        document["paths"].update(_file_paths())
+        document["paths"]["/jobs"]["post"]["responses"]["202"]["headers"] = {
+            name: {"schema": {"type": "string"}, "description": text} for name, text in SUBMIT_HEADERS.items()
+        }
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for shape in (Submit, ProblemDocument, JobEvent):
             schemas[shape.__name__] = shape.model_json_schema(ref_template=REF)
@@ -89,6 +94,94 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         document["security"] = [{}, {"key": []}]
         app.openapi_schema = document
     return app.openapi_schema
+
+
+SUBMIT_HEADERS = {
+    "Location": "the job",
+    "Preference-Applied": "the wait that was honoured",
+    "RateLimit-Policy": "where there is a rate limit: its quota and window",
+    "RateLimit": "what is left of it",
+}
+
+
+def _file_paths() -> dict[str, Any]:
+    """The file tier, which is no part of FastAPI's app (see files.py, tus.py)."""
+    path = {
+        "name": "path",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string"},
+        "description": "may hold slashes",
+    }
+    whole = {"description": "the file", "content": {"application/octet-stream": {"schema": {"type": "string"}}}}
+    errors: dict[Any, Any] = problems("unauthorized", "forbidden")
+
+    def told(status: str, text: str, *others: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = {"description": text}
+        if status >= "4":
+            schema = {"schema": {"$ref": REF.format(model="ProblemDocument")}}
+            answer["content"] = {"application/problem+json": schema}
+        return {status: answer, **{k: v for other in others for k, v in other.items()}}
+
+    def operation(summary: str, responses: dict[str, Any], *names: tuple[str, str]) -> dict[str, Any]:
+        parameters = [{"name": name, "in": where, "schema": {"type": "string"}} for name, where in names]
+        keyed = {str(status): answer for status, answer in [*errors.items(), *responses.items()]}
+        return {"tags": ["files"], "summary": summary, "parameters": parameters, "responses": keyed}
+
+    missing, refused = told("404", "not there, or never served"), told("412", "a condition does not hold")
+    conditions = [("If-Match", "header"), ("If-None-Match", "header")]
+    reading = operation(
+        "The file, or parts of it (RFC 9110)",
+        {"200": whole, **told("206", "the parts asked for", told("304", "as the client has it"), missing, refused)}
+        | told("416", "none of the ranges can be had", told("503", "too many streams are open")),
+        ("Range", "header"), ("If-Range", "header"), ("If-Modified-Since", "header"), ("If-Unmodified-Since", "header"),
+        ("Want-Repr-Digest", "header"), ("follow", "query"), ("offset", "query"), *conditions,
+    )  # fmt: skip
+    writing = operation(
+        "Upload a file: complete, or not there at all",
+        told("201", "created", told("204", "replaced"), missing, refused, told("413", "too large"))
+        | told("400", "the upload broke, or its digest is wrong", told("415", "it is encoded"))
+        | told("507", "the disk is full"),
+        ("Repr-Digest", "header"), ("Content-Digest", "header"), *conditions,
+    )  # fmt: skip
+    writing["requestBody"] = {
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    }
+    deleting = operation("Remove a file", told("204", "removed", missing, refused), *conditions)
+    listing = operation(
+        "The files whose paths begin with a prefix, as JSON or JSON Lines",
+        {
+            "200": {
+                "description": "path, size, modified, etag of each",
+                "content": {"application/json": {}, "application/jsonl": {}},
+            }
+        },
+        ("prefix", "query"),
+    )
+    tutorial = operation("The same stream as /files/{path}", {"200": whole, **missing}, ("path", "query"))
+    upload = operation(
+        "Begin a resumable upload (tus 1.0.0)",
+        told("201", "Location is where to send it", told("412", "another version of tus"), told("413", "too large")),
+        ("Tus-Resumable", "header"), ("Upload-Length", "header"), ("Upload-Metadata", "header"),
+    )  # fmt: skip
+    return {
+        "/files/": {"get": listing},
+        "/files/{path}": {"parameters": [path], "get": reading, "head": reading, "put": writing, "delete": deleting},
+        "/stream/file": {"get": tutorial},
+        "/uploads": {"post": upload},
+    }
+
+
+#: What each method is for, in a line.
+SUMMARIES = {
+    "job.submit": "Ask for a job. Once answered it runs, whatever happens to this socket or any process.",
+    "job.attach": "Follow a job's events from a cursor on, or from the start: old ones first, live ones after.",
+    "job.detach": "Follow a job no longer; it runs on.",
+    "job.cancel": "End a job, queued or running. One that has ended already is no error.",
+    "job.get": "A job as it stands.",
+    "analysis.list": "What can be asked for.",
+    "ping": "Is the connection alive?",
+}
 
 
 def asyncapi() -> dict[str, Any]:
@@ -107,7 +200,7 @@ def asyncapi() -> dict[str, Any]:
         operations[name] = {
             "action": "receive",
             "title": method,
-            "summary": (params.__doc__ or "").strip().splitlines()[0] if params.__doc__ else method,
+            "summary": SUMMARIES[method],
             "channel": {"$ref": "#/channels/socket"},
             "messages": [{"$ref": f"#/channels/socket/messages/{name}Request"}],
             "reply": {
@@ -223,7 +316,7 @@ def _problem_table() -> str:
 
 def _socket_page(document: dict[str, Any]) -> str:
     """The AsyncAPI document, to be read by people."""
-    schemas, messages = document["components"]["schemas"], document["components"]["messages"]
+    schemas = document["components"]["schemas"]
     parts = [
         f"<p>{escape(document['info']['description'])} As a document: <a href='/asyncapi.json'>/asyncapi.json</a>. "
         "HTTP: <a href='/docs'>/docs</a>.</p>"
@@ -235,8 +328,7 @@ def _socket_page(document: dict[str, Any]) -> str:
             parts.append(_members("Parameter", schemas.get(f"{name}Params", {})))
             parts.append(_members("Result", schemas.get(f"{name}Result", {})))
         else:
-            parts.append(_members("Member", schemas.get(name, {})))
-            parts.append(f"<p>Sent by the server. {escape(messages[name].get('summary', ''))}</p>")
+            parts.append("<p>Sent by the server.</p>" + _members("Member", schemas.get(name, {})))
     parts.append("<h2>Event data</h2>")
     parts += [
         f"<h3><code>{kind}</code></h3>" + _members("Member", schemas[f"{kind.capitalize()}Data"]) for kind in EVENT_DATA

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from pydantic_core import to_json
 from starlette.responses import Response
@@ -119,7 +120,7 @@ class Uploads:
             await asyncio.to_thread(temporary.discard)
         if status == 412:
             return plain_problem(412, "Precondition Failed", f"/files/{path}")
-        return Response(status_code=status, headers={"ETag": etag, "Location": f"/files/{path}"})
+        return Response(status_code=status, headers={"ETag": etag, "Location": f"/files/{quote(path)}"})
 
     async def delete(self, path: str, headers: Mapping[str, str]) -> Response:
         """Remove a file: 204. Raises NotServed."""

@@ -31,6 +31,12 @@ class Params(BaseModel):
 class Submit(Params):
     """Ask for a job."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"analysis": "process", "params": {"text": "hello", "delay_s": 1}, "key": "order-17"}]
+        }
+    )
+
     analysis: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     params: dict[str, Any] = Field(default_factory=dict, description="parameters of the analysis, by name")
     key: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(

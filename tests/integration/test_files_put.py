@@ -228,3 +228,11 @@ async def test_a_whole_upload_may_come_with_its_creation(api: Process, home: Pat
         created = await http.post("/uploads", content=b"hello", headers=headers)
         assert (created.status_code, created.headers["upload-offset"]) == (201, "5")
         assert (await http.get(f"/files/{home.name}/f")).content == b"hello"
+
+
+async def test_names_in_any_script_can_be_written(api: Process, home: Path) -> None:
+    path = f"/files/{home.name}/日本 ü.txt"
+    async with web(api) as http:
+        created = await http.put(path, content=b"x")
+        assert created.status_code == 201
+        assert (await http.get(created.headers["location"])).content == b"x"

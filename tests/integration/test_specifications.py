@@ -87,10 +87,10 @@ async def test_every_documented_route_is_there(openapi: Json, http: httpx.AsyncC
     for path, operations in openapi["paths"].items():
         for method in operations:
             url = path.replace("{job}", job).replace("{name}", "process")
-            if "{" in url:
+            if "{" in url or path in ("/stream/file", "/uploads"):  # the last two: test_files_get.py, test_files_put.py
                 continue
             answer = await http.request(method, url, params={"delay": 0} if path == "/async_route" else {})
-            assert answer.json().get("type") != "about:blank" if "problem" in answer.headers["content-type"] else True
+            assert answer.status_code not in (404, 405), (method, path)
             assert str(answer.status_code) in operations[method]["responses"], f"{method} {path}: {answer.status_code}"
 
 

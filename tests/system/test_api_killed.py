@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from shared import keys
 from shared.client import Client, Job
-from tests.processes import Process, Processes
+from tests.processes import Process, Processes, until
 from tests.system.stack import start
 from tests.system.witness import ENDS, Json, check_whole, logged, witness
 
@@ -66,19 +66,29 @@ async def test_the_python_client_comes_back_by_itself(processes: Processes) -> N
 
 async def test_what_was_submitted_while_the_api_was_killed_is_one_job_each(processes: Processes) -> None:
     stack = await start(processes)
+    jobs: dict[int, Job] = {}
+    numbers = iter(range(400))
     async with Client(stack.api.ws) as client:
-        submitting = [
-            asyncio.create_task(client.submit("process", {"text": str(n), "delay_s": 0.01})) for n in range(400)
-        ]
-        await asyncio.wait(submitting, return_when=asyncio.FIRST_COMPLETED)
-        await stack.api.kill()
-        assert not all(task.done() for task in submitting)
-        await stack.restart(stack.api)
-        jobs = await asyncio.gather(*submitting)
-        results = await asyncio.gather(*(job.done() for job in jobs))
-    assert results == [f"Processed data: {n}" for n in range(400)]
+
+        async def submit() -> None:
+            for n in numbers:
+                jobs[n] = await client.submit("process", {"text": str(n), "delay_s": 0.01})
+
+        submitting = asyncio.gather(*(submit() for _ in range(20)))
+        for enough in (50, 150, 250):
+
+            async def submitted(enough: int = enough) -> bool:
+                return len(jobs) >= enough
+
+            await until(submitted, what=f"{enough} jobs")
+            assert len(jobs) < 400
+            await stack.api.kill()
+            await stack.restart(stack.api)
+        await submitting
+        for n, job in jobs.items():
+            assert await job.done() == f"Processed data: {n}"
     async with stack.client() as store:
-        assert len(await store.keys(keys.JOB + "*")) == len({job.id for job in jobs}) == 400
+        assert len(await store.keys(keys.JOB + "*")) == len({job.id for job in jobs.values()}) == 400
 
 
 async def test_a_rolling_restart_goes_unnoticed_by_those_who_submit(processes: Processes) -> None:
