@@ -18,7 +18,7 @@ async def test_the_openapi_document_tells_the_truth(live: Live) -> None:
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance",
         "--max-examples", "40", "--generation-deterministic", "--request-timeout", "10", "--no-color",
         "--exclude-checks", "unsupported_method", "--phases", "examples,coverage,fuzzing",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=live.data,
     )  # fmt: skip
     printed, _ = await running.communicate()
     assert running.returncode == 0, printed.decode()[-6000:]
