@@ -11,7 +11,7 @@ for i = 4, #ARGV, 2 do
   local r = redis.call('HMGET', JOB .. id, 'lane', 'life', 'owner')
   if r[1] and owns(id, token) then
     redis.call('PEXPIRE', LEASE .. id, lease)
-    redis.call('ZADD', r[1], 'XX', now + lease, id)
+    redis.call('ZADD', r[1], 'XX', now + lease + 1, id)   -- a moment after the lease, as in claim
     redis.call('PEXPIRE', JOB .. id, r[2] + 3600000)
     redis.call('PEXPIRE', LOG .. id, r[2] + 3600000)
     redis.call('PEXPIRE', BODY .. id, r[2])

@@ -8,6 +8,7 @@ worker process and `tcp_nopush off`: with it on, keep-alive ranges stall and fla
 import argparse
 import asyncio
 import os
+import random
 import re
 import shutil
 import socket
@@ -22,8 +23,10 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import httpx
 from rich.console import Console
 from rich.table import Table
+from websockets.asyncio.client import connect
 
 from shared.embedded import free_port
 from tests.processes import Process, Processes
@@ -262,12 +265,74 @@ def _cell(speeds: list[float], cpu: list[float]) -> str:
     return f"{speed}\n{statistics.median(cpu):.2f} CPU s/GB"
 
 
+async def slow(readers: int, seconds: float) -> None:
+    """Many slow readers of one large file: what each costs in memory, and what the others feel of it."""
+    with tempfile.TemporaryDirectory() as home:
+        data = Path(home) / "files"
+        data.mkdir()
+        with (data / "big.bin").open("wb") as file:
+            file.truncate(2**30)
+        async with Processes(Path(home)) as processes:
+            store = await processes.store()
+            api = await processes.api(store, None, MILLSTREAM_DATA_DIR=str(data), MILLSTREAM_STREAMS=str(readers + 10))
+            await processes.worker(store, MILLSTREAM_DATA_DIR=str(data))
+            idle = await _felt(api, seconds / 3)
+            before = api.rss_bytes()
+            reading = [asyncio.create_task(_slow_reader(api)) for _ in range(readers)]
+            async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
+                while (await http.get("/streams")).json()["open"] < readers:  # noqa: ASYNC110 (asked over HTTP)
+                    await asyncio.sleep(0.1)
+            busy = await _felt(api, seconds)
+            grown = (api.rss_bytes() - before) / readers / 1024
+            for task in reading:
+                task.cancel()
+            print(f"{readers} slow readers of 1 GiB: {grown:.1f} KiB of memory each")
+            for name in idle:
+                values = [
+                    f"{statistics.median(v):.2f} / {sorted(v)[len(v) * 99 // 100]:.2f}"
+                    for v in (idle[name], busy[name])
+                ]
+                print(f"{name:<22} p50 / p99 ms: {values[0]} without them, {values[1]} with them")
+
+
+async def _slow_reader(api: Process) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]), limit=8192)
+    writer.write(request("big.bin"))
+    try:
+        while True:
+            await reader.read(4096)
+            await asyncio.sleep(random.uniform(0.3, 0.7))
+    finally:
+        writer.close()
+
+
+async def _felt(api: Process, seconds: float) -> dict[str, list[float]]:
+    """What a request and a job take meanwhile, in ms."""
+    felt: dict[str, list[float]] = {"GET /healthz": [], "a job over the socket": []}
+    end = time.perf_counter() + seconds
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http, connect(api.ws) as plain:
+        while time.perf_counter() < end:
+            began = time.perf_counter()
+            await http.get("/healthz")
+            between = time.perf_counter()
+            await plain.send("x")
+            await plain.recv()
+            felt["GET /healthz"].append((between - began) * 1000)
+            felt["a job over the socket"].append((time.perf_counter() - between) * 1000)
+            await asyncio.sleep(0.005)
+    return felt
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="make bench-files", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--big", type=int, default=2**30, help="bytes of the one large file")
+    parser.add_argument("--slow", type=int, metavar="N", help="instead: N slow readers of one large file")
     given = parser.parse_args()
+    if given.slow:
+        asyncio.run(slow(given.slow, 12))
+        raise SystemExit
     if missing := [name for name in ("nginx", "wrk") if not shutil.which(name)]:
         raise SystemExit(f"Install {' and '.join(missing)} first: apt-get install nginx-light wrk")
     asyncio.run(bench(given.rounds, given.seconds, given.big))

@@ -107,8 +107,10 @@ async def test_workers_that_lost_the_store_for_long_take_up_their_work_again(pro
         ends = await client.ends(*jobs)
         assert not client.notices
     for job in jobs:
-        assert (ends[job]["type"], ends[job]["attempt"]) == ("succeeded", 2)
-        chunks = [event["data"][0] for event in client.of(job, "chunk") if event["attempt"] == 2]
+        assert ends[job]["type"] == "succeeded"
+        assert ends[job]["attempt"] > 1
+        last = ends[job]["attempt"]
+        chunks = [event["data"][0] for event in client.of(job, "chunk") if event["attempt"] == last]
         assert chunks == list(range(1, 201))
     assert alive(stack.api, *stack.workers)
 

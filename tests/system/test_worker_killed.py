@@ -65,7 +65,7 @@ async def test_jobs_wait_for_a_worker_when_the_last_one_was_killed(processes: Pr
 
 
 async def test_a_job_that_kills_each_of_its_workers_uses_its_attempts_up(processes: Processes) -> None:
-    stack = await start(processes, workers=1, lease_s=0.5)
+    stack = await start(processes, workers=1, lease_s=1)
     async with witness(stack.api) as client:
         job = await client.submit("process", {"text": "", "delay_s": 3600}, max_attempts=3)
         for attempt in (1, 2, 3):
