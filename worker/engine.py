@@ -191,11 +191,11 @@ class Engine(Worker):
         self.allow_pick_jobs = False
         settings = self._settings
         log.info("draining", running=len(self.tasks))
+        await self._bell.close()  # or this worker would hear bells that are meant for others
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.finish_s):
                 while self.tasks:
                     await asyncio.wait(self.tasks.values())
-        await self._bell.close()  # or this worker would hear the bells of what it hands over
         self._hand_over()
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_s):

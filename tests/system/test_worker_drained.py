@@ -104,6 +104,11 @@ async def test_a_leaving_worker_may_be_given_time_to_finish(processes: Processes
         await client.until(jobs, "started")
         leaver, heir = stack.workers
         leaver.signal(signal.SIGTERM)
+
+        async def leaving() -> bool:
+            return "draining" in leaver.log.read_text()
+
+        await until(leaving, what="the worker to hear that it is to leave")
         after = [await client.submit("process", {"text": ""}) for _ in range(40)]
         await client.ends(*jobs, *after)
         assert await leaver.ended(5) == 0

@@ -1,7 +1,7 @@
 """Figures of a text, block by block: the example of an analysis that streams.
 
-Blocks are cut where no word, line break or sentence end can lie across the cut, and `Tally` remembers what goes on
-from one block into the next. The figures are therefore the same for every block size.
+Blocks are cut where no word, line break or sentence end can lie across the cut, and `Tally` remembers what
+goes on from one block into the next. The figures are therefore the same for every block size.
 """
 
 import asyncio
@@ -17,17 +17,22 @@ from pydantic import Field
 
 from worker.analysis import Context, analysis
 
-# What is written without spaces, a word each: Han and hiragana. (Katakana stays together, as in Unicode's UAX #29.)
-IDEOGRAPH = r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-# What belongs to the letter before it: combining marks, the soft hyphen, the zero-width joiner and non-joiner.
+# Written without spaces, a word each: Han and hiragana. (Katakana stays together, as in Unicode's UAX #29.)
+IDEOGRAPH = r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # noqa: E501
+# Part of the letter before: combining marks, soft hyphen, zero-width joiners. More than 30 are nobody's text,
+# and normalizing them takes quadratic time.
 MARK = "".join(c for c in map(chr, range(0x300, 0x10000)) if category(c)[0] == "M") + "\u00ad\u200c\u200d"
 LETTERS = rf"[^\W_{IDEOGRAPH}]+(?:[{MARK}]{{1,30}}[^\W_{IDEOGRAPH}]+)*[{MARK}]{{0,30}}"
-
 WORD = re.compile(rf"{LETTERS}(?:['’.]{LETTERS})*|[{IDEOGRAPH}][{MARK}]{{0,30}}")
-SENTENCE_END = re.compile(r"""[.!?…؟۔]["'”’»)\]]*(?=\s)|[。！？｡।]|\n\s*\n""")
-CUT = re.compile(rf"(?<=\s)(?=\S)|(?<![\w{MARK}'’.])(?=[^\W_])|(?=[{IDEOGRAPH}])")
+
+STOP, CLOSING = ".!?…؟۔", r"\"'”’»)\]"
+SENTENCE_END = re.compile(rf"[{STOP}][{CLOSING}]*(?=\s)|[。！？｡।]|\n\s*\n")
+
+# After space, before an ideograph, and after what is part of neither a word nor a sentence end.
+CUT = re.compile(rf"(?<=\s)(?=\S)|(?=[{IDEOGRAPH}])|(?<![\w\s{MARK}{STOP}{CLOSING}])")
+
 SYLLABLE = re.compile(
-    r"""(?=[aeiouy]) (?! (?<= [aeiouy]l  | .[^aeiouyl]       ) e  $    # make, whole; but ta-ble
+    r"""(?=[aeiouy]) (?! (?<= [aeiouy]l  | .[^aeiouyl]       ) e  $    # silent: make, whole; but ta-ble
                        | (?<= [aeiouy]l  | .[^aeiouylcghsxz] ) es $    # makes; but ta-bles, pa-ges
                        | (?<= [aeiouyl]l | .[^aeiouyltd]     ) ed $    # called; but want-ed
                      ) [aeiouy]+""",
@@ -37,16 +42,18 @@ SYLLABLE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class WordCount:
+    """A word, casefolded, and how often it occurs."""
+
     word: str
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The figures of the text up to the end of this block."""
+    """A chunk: the figures of the text up to the end of the block with this number, from 1."""
 
-    block: Annotated[int, Field(description="Number of this block, from 1.")]
-    of: Annotated[int, Field(description="How many blocks there are.")]
+    block: int
+    of: int
     characters: int
     words: int
     lines: int
@@ -69,7 +76,7 @@ class TextStats:
 
 
 def cuts(text: str, size: int) -> list[int]:
-    """Where the blocks begin, and the end of the last: each has `size` characters, and on to the next possible cut."""
+    """Where blocks begin, and the last one's end: each has `size` characters, and on to the next good cut."""
     points = [0]
     while points[-1] < len(text):
         found = CUT.search(text, min(points[-1] + size, len(text)))
@@ -78,12 +85,12 @@ def cuts(text: str, size: int) -> list[int]:
 
 
 def fold(word: str) -> str:
-    """What all spellings of a word have in common: ’ is ', case does not count, nor how an accent is encoded."""
+    """What a word's spellings have in common: ’ is ', and neither case nor an accent's encoding counts."""
     return normalize("NFC", word.replace("’", "'").casefold())
 
 
 def syllables(word: str) -> int:
-    """Estimate the syllables of a folded word: its groups of vowels without a silent final e, es or ed; at least 1."""
+    """Estimate a folded word's syllables: its groups of vowels without a silent e, es, ed at the end, or 1."""
     return len(SYLLABLE.findall(normalize("NFD", word))) or 1
 
 
@@ -99,7 +106,7 @@ def grade(words: int, sentences: int, syllables: int) -> float:
 
 @dataclass(slots=True)
 class Tally:
-    """The figures so far of a text whose blocks are added in their order. `top`: how many frequent words to know."""
+    """The figures so far of a text whose blocks are added in their order, with its `top` leading words."""
 
     top: int
     characters: int = 0
@@ -119,13 +126,13 @@ class Tally:
         self._count(self._words(block))
 
     def _words(self, block: str) -> list[str]:
-        """The words of the block, whose sentences are counted on the way: a stretch without words is none."""
+        """The words of the block. Sentences are counted on the way: each at its first word."""
         found: list[str] = []
         for number, stretch in enumerate(SENTENCE_END.split(block)):
             words = WORD.findall(stretch)
-            self.in_sentence = self.in_sentence and number == 0
-            self.sentences += bool(words) and not self.in_sentence
-            self.in_sentence = self.in_sentence or bool(words)
+            goes_on = self.in_sentence and number == 0
+            self.sentences += bool(words) and not goes_on
+            self.in_sentence = bool(words) or goes_on
             found += words
         return found
 
@@ -136,7 +143,7 @@ class Tally:
         self.words += len(words)
         self.syllables += sum(count * syllables(word) for word, count in folded.items())
         self.counts.update(folded)
-        # A word that is in neither had `top` words before it and has them still: no need to look at all words again.
+        # A word in neither set had `top` words before it, and has them still: no need to look at all words.
         contenders = {*self.leaders, *folded}
         self.leaders = nsmallest(self.top, contenders, key=lambda word: (-self.counts[word], word))
 
@@ -165,23 +172,23 @@ async def stats(
     top: Annotated[int, Field(ge=1, le=100, description="How many of the most frequent words.")] = 10,
     block_chars: Annotated[int, Field(ge=100, description="Size of a block in characters.")] = 20_000,
 ) -> TextStats:
-    """Count characters, words, lines and sentences, find the most frequent words, and say how easy the text reads.
+    """Count characters, words, lines, sentences and the most frequent words; say how easy the text reads.
 
-    After each block of text comes a chunk with the figures so far; progress is in characters (Unicode code points).
+    After each block comes a chunk with the figures so far. Progress is in characters (Unicode code points).
 
-    A word is a run of letters and digits with apostrophes and full stops between them (don't, 3.14); a Han or hiragana
-    character is a word of its own. Upper and lower case are one word. A sentence has words and ends with . ! ? before
-    space, with a full stop of East Asia or India, at a blank line or with the text; "Mr. Fox" is mistaken for two.
+    A word is a run of letters and digits, with apostrophes and full stops between them (don't, 3.14), whatever
+    its case; each Han or hiragana character is a word. A sentence has words, and ends with . ! ? before space,
+    with a full stop of East Asia or India, at a blank line or with the text; so "Mr. Fox" is taken for two.
 
-    Reading ease (Flesch 1948) is about 0 (hard) to 100 (easy), the grade (Kincaid et al. 1975) a US school year. Both
-    are made for English, from words per sentence and syllables per word. Syllables are estimated: the groups of
-    vowels (a e i o u y) of a word without a silent final e, es or ed, and at least 1.
+    Reading ease (Flesch 1948) goes from about 0 (hard) to 100 (easy); the grade (Kincaid et al. 1975) is a US
+    school year. Both are made for English, from words per sentence and syllables per word. Syllables are
+    estimated: a word's groups of vowels (a e i o u y) without a silent e, es or ed at its end, and at least 1.
     """
-    tally = Tally(top)
-    points = cuts(text, block_chars)
+    tally, points = Tally(top), cuts(text, block_chars)
     for number, (start, end) in enumerate(pairwise(points), start=1):
         tally.add(text[start:end])
-        await ctx.emit(Partial(number, len(points) - 1, tally.characters, tally.words, tally.lines, tally.top_words()))
+        so_far = (tally.characters, tally.words, tally.lines, tally.top_words())
+        await ctx.emit(Partial(number, len(points) - 1, *so_far))
         await ctx.progress(end, len(text))
         await asyncio.sleep(0)  # let other jobs run
     return tally.stats()
