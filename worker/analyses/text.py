@@ -18,7 +18,9 @@ from pydantic import Field
 from worker.analysis import Context, analysis
 
 # Written without spaces, a word each: Han and hiragana. (Katakana stays together, as in Unicode's UAX #29.)
-IDEOGRAPH = r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # noqa: E501
+IDEOGRAPH = (
+    r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
 # Part of the letter before: combining marks, soft hyphen, zero-width joiners. More than 30 are nobody's text,
 # and normalizing them takes quadratic time.
 MARK = "".join(c for c in map(chr, range(0x300, 0x10000)) if category(c)[0] == "M") + "\u00ad\u200c\u200d"
@@ -29,7 +31,7 @@ STOP, CLOSING = ".!?…؟۔", r"\"'”’»)\]"
 SENTENCE_END = re.compile(rf"[{STOP}][{CLOSING}]*(?=\s)|[。！？｡।]|\n\s*\n")
 
 # After space, before an ideograph, and after what is part of neither a word nor a sentence end.
-CUT = re.compile(rf"(?<=\s)(?=\S)|(?=[{IDEOGRAPH}])|(?<![\w\s{MARK}{STOP}{CLOSING}])")
+CUT = re.compile(rf"(?<=\s)(?=\S)|(?=[{IDEOGRAPH}])|(?<![\w\s{IDEOGRAPH}{MARK}{STOP}{CLOSING}])")
 
 SYLLABLE = re.compile(
     r"""(?=[aeiouy]) (?! (?<= [aeiouy]l  | .[^aeiouyl]       ) e  $    # silent: make, whole; but ta-ble
@@ -90,7 +92,7 @@ def fold(word: str) -> str:
 
 
 def syllables(word: str) -> int:
-    """Estimate a folded word's syllables: its groups of vowels without a silent e, es, ed at the end, or 1."""
+    """Estimate a folded word's syllables: its groups of vowels without a silent e, es, ed at its end, or 1."""
     return len(SYLLABLE.findall(normalize("NFD", word))) or 1
 
 
@@ -176,13 +178,13 @@ async def stats(
 
     After each block comes a chunk with the figures so far. Progress is in characters (Unicode code points).
 
-    A word is a run of letters and digits, with apostrophes and full stops between them (don't, 3.14), whatever
-    its case; each Han or hiragana character is a word. A sentence has words, and ends with . ! ? before space,
+    A word is a run of letters and digits, with apostrophes and full stops between them (don't, 3.14), in any
+    case; each Han or hiragana character is a word. A sentence has words, and ends with . ! ? before space,
     with a full stop of East Asia or India, at a blank line or with the text; so "Mr. Fox" is taken for two.
 
     Reading ease (Flesch 1948) goes from about 0 (hard) to 100 (easy); the grade (Kincaid et al. 1975) is a US
     school year. Both are made for English, from words per sentence and syllables per word. Syllables are
-    estimated: a word's groups of vowels (a e i o u y) without a silent e, es or ed at its end, and at least 1.
+    estimated: a word's groups of vowels (a e i o u y) without a silent e, es, ed at its end, and at least 1.
     """
     tally, points = Tally(top), cuts(text, block_chars)
     for number, (start, end) in enumerate(pairwise(points), start=1):

@@ -1,0 +1,114 @@
+"""Other people's clients on our files: what they get is byte-identical, and by ranges where they ask for ranges."""
+
+import asyncio
+import os
+import random
+import shutil
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.async_api import Browser
+
+from tests.browser.conftest import Live
+
+MIB = 2**20
+CONTENT = random.Random(5).randbytes(24 * MIB + 321)
+
+
+async def run(*arguments: str | Path) -> str:
+    """Run a program, which must succeed; returns what it printed."""
+    if not shutil.which(str(arguments[0])):
+        assert not os.environ.get("CI"), f"CI must have {arguments[0]}"
+        pytest.skip(f"there is no {arguments[0]} here")
+    running = await asyncio.create_subprocess_exec(
+        *map(str, arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    printed, _ = await running.communicate()
+    assert running.returncode == 0, printed.decode(errors="replace")[-2000:]
+    return printed.decode(errors="replace")
+
+
+@pytest.fixture
+def url(live: Live) -> str:
+    (live.data / "big.bin").write_bytes(CONTENT)
+    return f"{live.api.url}/files/big.bin"
+
+
+async def test_curl_gets_it_whole_in_parts_and_resumed(url: str, tmp_path: Path) -> None:
+    got = tmp_path / "got"
+    await run("curl", "-sf", "-o", got, url)
+    assert got.read_bytes() == CONTENT
+    for asked, wanted in {"0-99": CONTENT[:100], "5000000-": CONTENT[5000000:], "-1000": CONTENT[-1000:]}.items():
+        await run("curl", "-sf", "-r", asked, "-o", got, url)
+        assert got.read_bytes() == wanted
+    got.write_bytes(CONTENT[: len(CONTENT) // 3])
+    await run("curl", "-sf", "-C", "-", "-o", got, url)
+    assert got.read_bytes() == CONTENT
+
+
+async def test_wget_goes_on_where_it_was(url: str, tmp_path: Path) -> None:
+    got = tmp_path / "big.bin"
+    got.write_bytes(CONTENT[: len(CONTENT) // 3])
+    printed = await run("wget", "--no-proxy", "-c", "-P", tmp_path, url)
+    assert "206 Partial Content" in printed
+    assert got.read_bytes() == CONTENT
+
+
+async def test_aria2_gets_it_over_sixteen_connections(url: str, tmp_path: Path) -> None:
+    await run("aria2c", "-q", "-x16", "-s16", "-k1M", "--all-proxy=", "-d", tmp_path, "-o", "got", url)
+    assert (tmp_path / "got").read_bytes() == CONTENT
+
+
+async def make_video(path: Path, *codec: str) -> None:
+    source = "testsrc=duration=6:size=320x240:rate=10"
+    await run("ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", source, *codec, path)
+
+
+async def test_ffprobe_reads_a_video_whose_index_is_at_its_end(live: Live) -> None:
+    await make_video(live.data / "v.mp4", "-c:v", "mpeg4", "-q:v", "2")
+    asked = ("-show_entries", "format=duration", "-of", "csv=p=0")
+    printed = await run("ffprobe", "-v", "error", *asked, f"{live.api.url}/files/v.mp4")
+    assert float(printed) == pytest.approx(6, abs=0.2)
+
+
+async def test_a_browser_seeks_in_a_video(live: Live, browser: Browser) -> None:
+    await make_video(live.data / "v.webm", "-c:v", "libvpx", "-b:v", "4M", "-g", "10")
+    page = await browser.new_page()
+    statuses: list[int] = []
+    page.on("response", lambda response: statuses.append(response.status) if response.url.endswith(".webm") else None)
+    await page.goto(f"{live.api.url}/problems")
+    at = await page.evaluate(
+        """url => new Promise((resolve, reject) => {
+            const video = document.createElement("video");
+            video.src = url; video.muted = true;
+            video.onerror = () => reject(video.error.message);
+            video.onloadedmetadata = () => { video.currentTime = 5; };
+            video.onseeked = () => resolve([video.currentTime, video.duration]);
+            document.body.append(video);
+        })""",
+        f"{live.api.url}/files/v.webm",
+    )
+    assert at == [pytest.approx(5, abs=0.1), pytest.approx(6, abs=0.2)]
+    assert set(statuses) == {206}
+
+
+async def test_a_parquet_file_is_read_by_ranges(live: Live) -> None:
+    fsspec, pyarrow = pytest.importorskip("fsspec"), pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = 200_000
+    table = pyarrow.table({name: [random.random() for _ in range(rows)] for name in "abcdef"})
+    parquet.write_table(table, live.data / "t.parquet", row_group_size=rows // 10)
+    size = (live.data / "t.parquet").stat().st_size
+
+    def read() -> object:
+        with fsspec.filesystem("http").open(f"{live.api.url}/files/t.parquet", block_size=64 * 1024) as file:
+            return parquet.ParquetFile(file).read_row_group(3, columns=["b"])
+
+    got = await asyncio.to_thread(read)
+    assert got == table.slice(3 * (rows // 10), rows // 10).select(["b"])
+    async with httpx.AsyncClient(base_url=live.api.url, trust_env=False) as http:
+        assert 0 < (await http.get("/streams")).json()["bytes_sent"] < size / 4
