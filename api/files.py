@@ -10,7 +10,6 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -23,9 +22,10 @@ from starlette.types import Receive, Scope, Send
 
 from api.conditions import Validators, range_applies, refused
 from api.digests import Digests, field, wants_sha256
+from api.negotiation import weights
 from api.problems import plain_problem, problem_response
 from api.ranges import Span, Unsatisfiable, spans
-from api.sending import Cut, Traffic, send_part
+from api.sending import Cut, Traffic, send_part, until_left
 from api.settings import ApiSettings
 from api.uploads import Uploads
 from api.zerocopy import ClientGone
@@ -240,7 +240,7 @@ class Files:
         file = await self._open(name)
         self.traffic.open += 1
         self.traffic.streams += 1
-        leaving = asyncio.ensure_future(_gone(receive))
+        leaving = asyncio.ensure_future(until_left(receive))
         try:
             shown = Representation.of(file, name.rpartition("/")[2])
             headers = {
@@ -274,7 +274,8 @@ class Files:
     ) -> Response | None:
         """The files whose paths begin with a prefix, as JSON or, streamed, as JSON Lines."""
         prefix = query.get("prefix", [""])[0]
-        lines = any(kind in headers.get("accept", "") for kind in ("application/jsonl", "application/x-ndjson"))
+        wanted = weights(headers.get("accept"))
+        lines = any(wanted.get(kind, 0) > 0 for kind in ("application/jsonl", "application/x-ndjson"))
         media_type = "application/jsonl" if lines else "application/json"
         await send({"type": "http.response.start", "status": 200, "headers": _raw({"Content-Type": media_type})})
         found = self._directory.walk(prefix)
@@ -335,16 +336,9 @@ def accepted_codings(header: str | None) -> list[str]:
     """The content codings of ours that an Accept-Encoding takes (RFC 9110 §12.5.3), the most wanted first."""
     if not header:
         return []
-    weights: dict[str, float] = {}
-    for item in header.split(","):
-        name, *parameters = [part.strip().lower() for part in item.split(";")]
-        weight = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                with suppress(ValueError):
-                    weight = float(parameter[2:])
-        weights[name] = weight
-    return sorted((c for c in CODINGS if weights.get(c, weights.get("*", 0)) > 0), key=lambda c: -weights.get(c, 0))
+    wanted = weights(header)
+    anything = wanted.get("*", 0.0)
+    return sorted((c for c in CODINGS if wanted.get(c, anything) > 0), key=lambda c: -wanted.get(c, anything))
 
 
 def _some_entries(found: Iterator[tuple[str, os.stat_result]]) -> list[bytes]:
@@ -363,8 +357,3 @@ def _some_entries(found: Iterator[tuple[str, os.stat_result]]) -> list[bytes]:
 
 def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

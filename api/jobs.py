@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.commands import Commands
+from api.negotiation import weights
 from api.problems import problems
 from api.schemas import AnalysisInfo, QueueInfo, WorkerInfo
 from api.streams import JSON_LINES, SSE, Format, Stream, StreamResponse
@@ -286,16 +287,6 @@ def _wait_s(prefer: str | None) -> float:
 
 def _streamed(request: Request) -> Format | None:
     """The stream format that the client prefers over JSON (RFC 9110 §12.5.1); None: JSON will do."""
-    best: tuple[float, Format | None] = (0.0, None)
-    for item in request.headers.get("accept", "").split(","):
-        name, *parameters = [part.strip().lower() for part in item.split(";")]
-        weight = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    weight = float(parameter[2:])
-                except ValueError:
-                    weight = 0.0
-        if name in (*STREAMS, "application/json") and weight > best[0]:
-            best = (weight, STREAMS.get(name))
-    return best[1]
+    wanted = {name: weight for name, weight in weights(request.headers.get("accept")).items() if weight > 0}
+    best = max((name for name in wanted if name in (*STREAMS, "application/json")), key=wanted.__getitem__, default="")
+    return STREAMS.get(best)

@@ -62,7 +62,7 @@ async def send_part(
         await send({**message, "offset": span.start, "count": span.count})
         traffic.sent(span.count)
     else:
-        leaving = asyncio.ensure_future(_left(receive))
+        leaving = asyncio.ensure_future(until_left(receive))
         try:
             left = span.count
             async for block in _blocks(file, span):
@@ -111,7 +111,7 @@ def _read_cached(file: int, offset: int, count: int) -> bytes | bytearray:
     return buffer if read == count else b""
 
 
-async def _left(receive: Receive) -> None:
+async def until_left(receive: Receive) -> None:
     """Returns when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass

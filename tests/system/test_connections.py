@@ -7,7 +7,7 @@ from shared import keys
 from shared.client import Client
 from tests.processes import Processes, until
 from tests.system.stack import Stack, start
-from tests.system.witness import Json, check_whole, witness
+from tests.system.witness import ENDS, Json, check_whole, witness
 
 
 async def watched_by(stack: Stack, job: str) -> bytes:
@@ -130,3 +130,30 @@ async def test_a_client_whose_connection_breaks_again_and_again_hears_everything
         assert client.gaps == 0
     for events in heard:
         assert check_whole(events, after=1)["data"]["result"] == 500
+
+
+async def test_a_job_that_was_left_while_its_log_was_being_read_says_nothing_more(processes: Processes) -> None:
+    """The page that was on its way must not come after the reply to `job.detach`, nor into a later `job.attach`."""
+    stack = await start(processes)
+    async with witness(stack.api) as client, witness(stack.api) as other:
+        job = await client.submit("counts", {"to": 20_000, "padding": 100})
+        await client.ends(job)
+        for _ in range(20):
+            await other.attach(job)
+            await other.until([job], "queued")
+            await other.call("job.detach", job=job)
+            heard = len(other.of(job))
+            for _ in range(5):
+                await other.call("ping")
+            assert len(other.of(job)) == heard
+            other.events.clear()
+        # The same when it is attached to again, which takes the place of what was there.
+        for _ in range(20):
+            await other.attach(job)
+            await other.until([job], "queued")
+            other.events.clear()
+        reply = await other.attach(job)
+        other.events.clear()
+        await other.until([job], *ENDS)
+        assert reply["replay_from"] == "0-0"
+        check_whole(other.of(job))

@@ -18,9 +18,7 @@ from pydantic import Field
 from worker.analysis import Context, analysis
 
 # Written without spaces, a word each: Han and hiragana. (Katakana stays together, as in Unicode's UAX #29.)
-IDEOGRAPH = (
-    r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
+IDEOGRAPH = r"\u3005-\u3007ぁ-ゖゝ-ゟ\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Part of the letter before: combining marks, soft hyphen, zero-width joiners. More than 30 are nobody's text,
 # and normalizing them takes quadratic time.
 MARK = "".join(c for c in map(chr, range(0x300, 0x10000)) if category(c)[0] == "M") + "\u00ad\u200c\u200d"
@@ -92,7 +90,7 @@ def fold(word: str) -> str:
 
 
 def syllables(word: str) -> int:
-    """Estimate a folded word's syllables: its groups of vowels without a silent e, es, ed at its end, or 1."""
+    """Estimate the syllables of a folded word: groups of vowels without a silent e, es, ed at the end, or 1."""
     return len(SYLLABLE.findall(normalize("NFD", word))) or 1
 
 

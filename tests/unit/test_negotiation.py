@@ -1,0 +1,44 @@
+"""The weighted lists of Accept and Accept-Encoding, and what is chosen by them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.files import accepted_codings
+from api.negotiation import weights
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        (None, {}),
+        ("", {}),
+        ("gzip", {"gzip": 1}),
+        ("gzip;q=0.5, BR ; Q=1", {"gzip": 0.5, "br": 1}),
+        ("text/html;level=1;q=0.3,*/*;q=0", {"text/html": 0.3, "*/*": 0}),
+        ("gzip;q=much", {"gzip": 0}),
+    ],
+)
+def test_each_item_has_its_weight(header: str | None, found: dict[str, float]) -> None:
+    assert weights(header) == found
+
+
+@given(st.text())
+def test_no_header_breaks_it(header: str) -> None:
+    weights(header)
+
+
+@pytest.mark.parametrize(
+    ("header", "chosen"),
+    [
+        (None, []),
+        ("identity", []),
+        ("gzip, br, zstd", ["zstd", "br", "gzip"]),
+        ("gzip, br;q=0.5", ["gzip", "br"]),
+        ("*", ["zstd", "br", "gzip"]),
+        ("*;q=0.1, gzip", ["gzip", "zstd", "br"]),
+        ("br;q=0, *", ["zstd", "gzip"]),
+    ],
+)
+def test_codings_in_the_order_in_which_they_are_wanted(header: str | None, chosen: list[str]) -> None:
+    assert accepted_codings(header) == chosen
