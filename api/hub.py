@@ -5,7 +5,7 @@ file:
 
     PENDING ── start ──▶ LIVE ──▶ DONE          LIVE: hears each event as it is published
                           │ ▲                   BEHIND: hears nothing, reads the log page by page
-          full, or a hole ▼ │ caught up         DONE: has had the last event
+          full, or a hole ▼ │ caught up         DONE: has had the last event, or was dropped
                          BEHIND ──▶ DONE
 
 A live event is taken only when it continues the follower's place without a hole; whatever does not fit (a reader that
@@ -72,7 +72,9 @@ class Follower:
                 self.fall_behind()
 
     def start(self, cursor: Cursor, *, behind: bool = False) -> None:
-        """Begin after `cursor`: live, or (`behind`) with what the log holds."""
+        """Begin after `cursor`: live, or (`behind`) with what the log holds. Not when it was dropped meanwhile."""
+        if self.state is not State.PENDING:
+            return
         early, self.early = self.early, []
         self.cursor, self.state = cursor, State.LIVE
         if behind or self.missed:
@@ -142,10 +144,11 @@ class Hub:
         followers = self.followers.get(follower.job)
         if followers is None or follower not in followers:
             return
+        had_all, follower.state = follower.state is State.DONE, State.DONE  # a page may be on its way to it
         followers.remove(follower)
         if not followers:
             del self.followers[follower.job]
-            if forget and follower.state is not State.DONE:
+            if forget and not had_all:
                 self._forget(follower.job)
 
     def publish(self, event: Event) -> None:

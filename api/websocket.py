@@ -273,7 +273,7 @@ class Socket:
                 await self._commands.catch_up(follower)
                 if follower.state is State.BEHIND:
                     session.fell_behind(follower)
-                elif follower.state is State.DONE:
+                elif session.followers.get(follower.job) is follower and follower.state is State.DONE:
                     session.leave(follower)
             else:
                 await self._wake.wait()
