@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from api.files import Files
 from api.sending import Traffic
 from api.settings import ApiSettings
-from api.zerocopy import EXTENSION, ZeroCopy
+from api.zerocopy import EXTENSION, ZeroCopy, cached, read_ahead
 from shared.apikeys import Keys
 from shared.beneath import Directory
 from shared.embedded import free_port
@@ -118,3 +119,13 @@ async def test_a_test_client_without_a_server_gets_the_same(data: Path) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         answer = await http.get("/files/big.bin", headers={"Range": "bytes=-1000000"})
     assert answer.content == CONTENT[-1000000:]
+
+
+def test_what_is_not_in_the_page_cache_is_noticed_and_read_ahead(data: Path) -> None:
+    with (data / "big.bin").open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if cached(file.fileno(), 0, len(CONTENT)):
+            pytest.skip("this file system cannot let go of its cache")
+        read_ahead(file.fileno(), 0, len(CONTENT))
+        assert cached(file.fileno(), 0, len(CONTENT))
