@@ -232,6 +232,14 @@ def test_text_without_spaces_between_its_words_is_cut_all_the_same(piece: str) -
     assert all(end - start < 120 for start, end in pairwise(points))
 
 
+def test_a_mark_stays_with_its_ideograph_even_an_unassigned_one() -> None:
+    assert cuts("猫\ufe0f\U0003ffff\u0301猫", 1) == [0, 2, 4, 5]
+
+
+def test_a_word_has_at_most_thirty_marks_in_a_row() -> None:
+    assert [at_once("a" + "\u0301" * marks + "b").words for marks in (30, 31)] == [1, 2]
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("piece", ["a", "a'", "e\u0301", "\u0301\u0316", ".", ")", " ", "\n", "\r\n", "ﷺ"])
 def test_a_word_longer_than_its_block_is_kept_whole_in_linear_time(piece: str) -> None:

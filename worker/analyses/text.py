@@ -90,7 +90,7 @@ def fold(word: str) -> str:
 
 
 def syllables(word: str) -> int:
-    """Estimate the syllables of a folded word: groups of vowels without a silent e, es, ed at the end, or 1."""
+    """Estimate a folded word's syllables: groups of vowels without a silent e, es, ed at the end, or 1."""
     return len(SYLLABLE.findall(normalize("NFD", word))) or 1
 
 
