@@ -59,8 +59,7 @@ async def send_part(
         traffic.sent(len(data))
     elif EXTENSION in scope.get("extensions", {}):
         message = {"type": EXTENSION, "path": f"/proc/self/fd/{file}", "file": file, "more_body": more}
-        await send({**message, "offset": span.start, "count": span.count})
-        traffic.sent(span.count)
+        await send({**message, "offset": span.start, "count": span.count, "sent": traffic.sent})
     else:
         leaving = asyncio.ensure_future(until_left(receive))
         try:

@@ -3,8 +3,8 @@
 An ASGI server that offers the extension takes `{"type": "http.response.pathsend", "path": …}` in place of a body.
 uvicorn offers none, so this wrapper, the outermost app, does it for connections that are plain TCP: it finds
 uvicorn's request cycle behind `send`, waits until the headers have left the transport, and has the kernel copy the
-file to the socket. Beside a path it takes `file` (a descriptor), `offset` and `count`, and `more_body` as a body
-does.
+file to the socket. Beside a path it takes `file` (a descriptor), `offset` and `count`, `sent` (called with each number
+of bytes that went out), and `more_body` as a body does.
 
 What it touches of uvicorn and uvloop is held by tests/integration/test_zerocopy.py, and uvicorn's minor version is
 pinned.
@@ -12,6 +12,7 @@ pinned.
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -58,14 +59,16 @@ class ZeroCopy:
             count = message.get("count", os.fstat(file).st_size - offset)
             if count and not cycle.disconnected and cycle.scope["method"] != "HEAD":
                 await _flushed(cycle)
-                await self._send_file(cycle, file, offset, count)
+                await self._send_file(cycle, file, offset, count, message.get("sent"))
                 cycle.expected_content_length -= count
         finally:
             if opened is not None:
                 os.close(opened)
         await cycle.send({"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)})
 
-    async def _send_file(self, cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
+    async def _send_file(
+        self, cycle: RequestResponseCycle, file: int, offset: int, count: int, told: Callable[[int], None] | None
+    ) -> None:
         """Copy `count` bytes to the socket. Raises ClientGone, after ending the connection."""
         loop = asyncio.get_running_loop()
         # A dup: uvloop lets nobody watch a transport's own descriptor, and a number that is reused is never written to.
@@ -82,6 +85,8 @@ class ZeroCopy:
                 if sent == 0:
                     raise ClientGone("the file was cut short")
                 offset += sent
+                if told:
+                    told(sent)
                 if offset < end:
                     await asyncio.sleep(0)
         except (ClientGone, OSError) as error:
