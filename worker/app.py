@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import socket
+from contextlib import suppress
 from importlib.metadata import entry_points
 
 import redis
@@ -13,6 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared import keys
+from shared.errors import StoreUnavailable
 from shared.pipeline import shown
 from shared.store import Store
 from worker.analysis import Analysis, find_analyses
@@ -87,14 +89,25 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    advertising = loop.create_task(_advertise_again(store, advertised, settings.lease_s))
     try:
         await engine.async_run()
     except asyncio.CancelledError:
         if not draining:
             raise
     finally:
+        advertising.cancel()
         if engine.tasks:  # they do not let go, and would keep this process for ever
             os._exit(1)
         await engine.close()
         await store.close()
     log.info("worker gone", worker=name)
+
+
+async def _advertise_again(store: Store, advertised: dict[str, bytes], every_s: float) -> None:
+    """A store that was emptied while the connection stood has forgotten the analyses: tell it again."""
+    while True:
+        await asyncio.sleep(every_s)
+        with suppress(StoreUnavailable):
+            if not await store.analyses():
+                await store.advertise(advertised)

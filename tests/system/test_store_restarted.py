@@ -5,6 +5,7 @@ import shutil
 import signal
 from urllib.parse import urlsplit
 
+import redis.asyncio as redis
 from websockets.asyncio.client import connect
 
 from shared import keys
@@ -220,3 +221,19 @@ async def test_an_attempt_of_which_the_store_has_lost_a_part_is_made_again(proce
         assert chunks == list(range(1, 301))
     for job in silent:
         check_one_worker_wrote_it(await logged(stack.store, job))
+
+
+async def test_a_store_that_is_emptied_under_standing_connections_hears_of_the_analyses_again(
+    processes: Processes,
+) -> None:
+    stack = await start(processes)
+    async with redis.Redis.from_url(stack.store.url) as client:
+        await client.flushall()
+
+        async def told() -> bool:
+            return bool(await client.hgetall(keys.ANALYSES))
+
+        await until(told, what="a worker to advertise its analyses again")
+    async with connect(stack.api.ws) as plain:
+        await plain.send("hello")
+        assert await plain.recv() == "Processed data: hello"
