@@ -1,7 +1,7 @@
 # One image for the API and the workers; compose.yaml says which it is. Packages by hash: requirements.txt, made by `make lock`.
 FROM python:3.13-slim AS build
 COPY requirements.txt /build/
-RUN python -m venv /app && /app/bin/pip install --no-cache-dir --no-deps --require-hashes -r /build/requirements.txt
+RUN python -m venv /app && /app/bin/pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: -r /build/requirements.txt
 COPY pyproject.toml README.md LICENSE /build/
 COPY api /build/api
 COPY worker /build/worker
@@ -17,5 +17,6 @@ USER millstream
 WORKDIR /tmp
 VOLUME /data
 EXPOSE 8000
+STOPSIGNAL SIGTERM
 ENTRYPOINT ["millstream"]
 CMD ["api", "--host", "0.0.0.0", "--port", "8000"]

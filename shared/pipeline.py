@@ -110,7 +110,6 @@ class Pipeline:
             connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
-                failures = 0
                 await self._serve(connection)
                 log.warning("connection to the store broke", url=shown(self.url), connection=self._name)
             except (RedisError, OSError, hiredis.HiredisError, StoreUnavailable) as error:
@@ -121,6 +120,8 @@ class Pipeline:
                 failures += 1
                 log.exception("a reply could not be handled", connection=self._name)
             finally:
+                if self.connected.is_set():  # it could be used: a store that still loads its data answers, too
+                    failures = 0
                 self.connected.clear()
                 self._writer = None
                 self._fail_waiting()

@@ -70,7 +70,7 @@ class Leases(threading.Thread):
         if stalled_s > self._stall_s:
             if held:
                 log.error("the event loop hangs: its jobs are given up", stalled_s=round(stalled_s), jobs=len(held))
-            held = []
+            return  # and no heartbeat: this worker is not well
         pairs = [part for pair in held for part in pair]
         lost = self._renew(args=[self._worker, self._lease_ms, self._heartbeat(len(held)), *pairs])
         for id, token in zip(lost[::2], lost[1::2], strict=True):

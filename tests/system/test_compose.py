@@ -56,7 +56,7 @@ def compose() -> Iterator[Compose]:
         project.run("up", "--detach", "--build", "--wait", "--scale", "worker=3")
         yield project
     finally:
-        project.run("down", "--volumes", "--timeout", "3")
+        project.run("down", "--volumes", "--rmi", "local", "--timeout", "3")
 
 
 async def ended_once(jobs: list[Job]) -> list[list[Event]]:
