@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 _SPEC = re.compile(r"bytes[ \t]*=(.*)", re.IGNORECASE | re.DOTALL)
-_RANGE = re.compile(r"(\d{1,20})?-(\d{1,20})?", re.ASCII)
+_RANGE = re.compile(r"(\d{1,1000})?-(\d{1,1000})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,9 @@ def spans(header: str | None, size: int, *, most: int) -> list[Span] | None:
     """What a Range header asks for, in its order; None: all of it.
 
     The header is ignored, as §14.2 lets a server, when it is not well-formed, names another unit than bytes, has more
-    than `most` ranges, or asks for more bytes than there are (several ranges that overlap). Of several ranges those
-    are given that can be had; raises Unsatisfiable when none can.
+    than `most` ranges, or asks for more bytes than there are (several ranges that overlap); and where it asks for the
+    last bytes of nothing, which no Content-Range could say. Of several ranges those are given that can be had; raises
+    Unsatisfiable when none can.
     """
     if header is None or not (match := _SPEC.fullmatch(header.strip(" \t"))):
         return None
@@ -47,6 +48,8 @@ def spans(header: str | None, size: int, *, most: int) -> list[Span] | None:
         if span:
             found.append(span)
     if not found:
+        if size == 0 and any(item[0] == "-" and int(item[1:]) > 0 for item in asked):
+            return None  # §14.1.2: a suffix that is not empty is satisfiable
         raise Unsatisfiable
     if len(found) > 1 and sum(span.count for span in found) > size:
         return None

@@ -142,7 +142,10 @@ class Tus:
                 raise Refused(415, "Unsupported Media Type", f"Send Content-Type: {CONTENT_TYPE}.")
             at = _number(headers, "upload-offset")
         checksum = _checksum(headers.get("upload-checksum"))
-        file = await asyncio.to_thread(os.open, self._data(upload), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            file = await asyncio.to_thread(os.open, self._data(upload), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        except FileNotFoundError:  # complete, and published
+            raise Refused(409, "Conflict", f"The upload is complete, at {upload.length}.") from None
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

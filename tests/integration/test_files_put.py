@@ -230,6 +230,18 @@ async def test_a_whole_upload_may_come_with_its_creation(api: Process, home: Pat
         assert (await http.get(f"/files/{home.name}/f")).content == b"hello"
 
 
+async def test_a_complete_upload_takes_no_more(api: Process, home: Path) -> None:
+    async with web(api) as http:
+        headers = {**TUS, "Upload-Length": "5", "Upload-Metadata": metadata(f"{home.name}/f"), "Content-Type": OFFSET}
+        where = (await http.post("/uploads", content=b"hello", headers=headers)).headers["location"]
+        for offset in ("0", "5"):  # as a client does that never got the answer to its last part
+            more = {**TUS, "Upload-Offset": offset, "Content-Type": OFFSET}
+            again = await http.patch(where, content=b"hello", headers=more)
+            assert (again.status_code, again.headers["content-type"]) == (409, "application/problem+json")
+        assert (await http.head(where, headers=TUS)).headers["upload-offset"] == "5"
+        assert (await http.get(f"/files/{home.name}/f")).content == b"hello"
+
+
 async def test_names_in_any_script_can_be_written(api: Process, home: Path) -> None:
     path = f"/files/{home.name}/日本 ü.txt"
     async with web(api) as http:

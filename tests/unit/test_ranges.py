@@ -1,7 +1,7 @@
 """Any Range header against a reference written from the text of RFC 9110 §14.1.2 and §14.2."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.ranges import Span, Unsatisfiable, spans
@@ -18,12 +18,74 @@ def reference(ranges: list[tuple[int | None, int | None]], size: int) -> list[Sp
         if first is None:
             assert last is not None
             length = min(last, size)  # "If the representation is shorter, the entire representation is used."
-            if length > 0:
+            if last > 0:  # "a suffix-range is satisfiable if the suffix-length is non-zero"
                 selected.append(Span(size - length, length))
         elif first < size:  # "satisfiable if ... first-pos ... less than the current length"
             end = size - 1 if last is None else min(last, size - 1)
             selected.append(Span(first, end - first + 1))
+    if selected and size == 0:
+        return None  # all of nothing is wanted, and no Content-Range can say that: 200, not 206
     return selected
+
+
+def parsed(header: str) -> list[tuple[int | None, int | None]] | None:
+    """The ranges of a header by the grammar of §14.1.1, letter by letter; None for what is not in it.
+
+    Taken too, as recipients are free to: blanks around the "=", and empty list elements (§5.6.1.2).
+    """
+    unit, equals, rest = header.partition("=")
+    if not equals or unit.strip(" \t").lower() != "bytes":
+        return None
+    found: list[tuple[int | None, int | None]] = []
+    for element in rest.split(","):
+        first, dash, last = element.strip(" \t").partition("-")
+        if not (first or dash or last):
+            continue
+        if not dash or not all(c in "0123456789" for c in first + last) or not (first or last):
+            return None
+        found.append((int(first) if first else None, int(last) if last else None))
+    return found or None
+
+
+WORDS = [
+    "bytes",
+    "Bytes",
+    "=",
+    "=",
+    "-",
+    "-",
+    ",",
+    ",",
+    " ",
+    "\t",
+    "0",
+    "3",
+    "10",
+    "99",
+    "18446744073709551616",
+    "x",
+    ";",
+    "+",
+]
+written_headers = st.one_of(
+    st.lists(st.sampled_from(WORDS), max_size=12).map("".join),
+    st.lists(st.sampled_from(WORDS), max_size=12).map(lambda words: "bytes=" + "".join(words)),
+    st.text(max_size=20).map("bytes=".__add__),
+)
+
+
+@settings(max_examples=1000)
+@given(header=written_headers, size=st.integers(0, 100), most=st.integers(1, 4))
+def test_any_header_is_read_as_the_grammar_says(header: str, size: int, most: int) -> None:
+    ranges = parsed(header.strip(" \t"))
+    expected = None if ranges is None or len(ranges) > most else reference(ranges, size)
+    if expected and len(expected) > 1 and sum(span.count for span in expected) > size:
+        expected = None
+    if expected == []:
+        with pytest.raises(Unsatisfiable):
+            spans(header, size, most=most)
+    else:
+        assert spans(header, size, most=most) == expected
 
 
 positions = st.integers(0, 120)
@@ -82,3 +144,28 @@ def test_more_ranges_than_the_limit_are_ignored() -> None:
     header = "bytes=" + ",".join(f"{n}-{n}" for n in range(5))
     assert spans(header, 100, most=5) is not None
     assert spans(header, 100, most=4) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "expected"),
+    [
+        ("bytes=5-9,0-1", 10, [Span(5, 5), Span(0, 2)]),  # the order asked for
+        ("bytes=90-,0-1,-0", 10, [Span(0, 2)]),  # those that can be had
+        ("bytes=-3", 10, [Span(7, 3)]),
+        ("bytes=-30", 10, [Span(0, 10)]),
+        ("bytes=9-30", 10, [Span(9, 1)]),
+        ("bytes=0-9", 10, [Span(0, 10)]),
+        ("bytes=0-5,5-9", 10, None),  # 11 bytes of 10
+        ("bytes=0-4,5-9", 10, [Span(0, 5), Span(5, 5)]),
+        ("bytes=0-99999999999999999999", 10, [Span(0, 10)]),
+        ("bytes=-1", 0, None),  # satisfiable, but there is nothing to say it with
+    ],
+)
+def test_examples(header: str, size: int, expected: list[Span] | None) -> None:
+    assert spans(header, size, most=MOST) == expected
+
+
+@pytest.mark.parametrize(("header", "size"), [("bytes=10-", 10), ("bytes=-0", 10), ("bytes=0-", 0), ("bytes=-0", 0)])
+def test_what_cannot_be_had_at_all_is_told(header: str, size: int) -> None:
+    with pytest.raises(Unsatisfiable):
+        spans(header, size, most=MOST)
