@@ -2,6 +2,7 @@
 is really sent to them.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -166,11 +167,10 @@ class Empty(Shape):
     pass
 
 
-class Attached(Shape):
+@dataclass(frozen=True, slots=True)
+class Attached(Snapshot):
     """The snapshot, and where the events that follow begin."""
 
-    model_config = ConfigDict(extra="allow")
-    job: str
     replay_from: str
 
 

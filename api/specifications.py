@@ -2,6 +2,7 @@
 AsyncAPI 3.0 for the socket, and a page for each, and for each kind of problem. No page needs any other site.
 """
 
+import re
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -104,6 +105,17 @@ SUBMIT_HEADERS = {
 }
 
 
+TEXT: dict[str, Any] = {"type": "string"}
+#: Parameters of the file tier that are not any text.
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "follow": {"type": "boolean"},
+    "offset": {"type": "integer", "minimum": 0},
+    "Tus-Resumable": {"const": "1.0.0"},
+    "Upload-Length": {"type": "integer", "minimum": 0},
+    "Upload-Offset": {"type": "integer", "minimum": 0},
+}
+
+
 def _file_paths() -> dict[str, Any]:
     """The file tier, which is no part of FastAPI's app (see files.py, tus.py)."""
     path = {
@@ -113,7 +125,7 @@ def _file_paths() -> dict[str, Any]:
         "schema": {"type": "string"},
         "description": "may hold slashes",
     }
-    whole = {"description": "the file", "content": {"application/octet-stream": {"schema": {"type": "string"}}}}
+    content = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}  # by the file's name
     errors: dict[Any, Any] = problems("unauthorized", "forbidden")
 
     def told(status: str, text: str, *others: dict[str, Any]) -> dict[str, Any]:
@@ -124,19 +136,27 @@ def _file_paths() -> dict[str, Any]:
         return {status: answer, **{k: v for other in others for k, v in other.items()}}
 
     def operation(summary: str, responses: dict[str, Any], *names: tuple[str, str]) -> dict[str, Any]:
-        parameters = [{"name": name, "in": where, "schema": {"type": "string"}} for name, where in names]
+        parameters = [
+            {"name": name, "in": where, "schema": SCHEMAS.get(name, TEXT), "required": name == "Tus-Resumable"}
+            for name, where in names
+        ]
         keyed = {str(status): answer for status, answer in [*errors.items(), *responses.items()]}
         return {"tags": ["files"], "summary": summary, "parameters": parameters, "responses": keyed}
 
     missing, refused = told("404", "not there, or never served"), told("412", "a condition does not hold")
     conditions = [("If-Match", "header"), ("If-None-Match", "header")]
-    reading = operation(
-        "The file, or parts of it (RFC 9110)",
-        {"200": whole, **told("206", "the parts asked for", told("304", "as the client has it"), missing, refused)}
-        | told("416", "none of the ranges can be had", told("503", "too many streams are open")),
+    readable = {
+        "200": {"description": "the file", **content},
+        "206": {"description": "the parts asked for", **content},
+        **told("304", "as the client has it", missing, refused),
+        **told("416", "none of the ranges can be had", told("422", "the offset is no number of bytes")),
+        **told("503", "too many streams are open"),
+    }
+    asked = [
         ("Range", "header"), ("If-Range", "header"), ("If-Modified-Since", "header"), ("If-Unmodified-Since", "header"),
         ("Want-Repr-Digest", "header"), ("follow", "query"), ("offset", "query"), *conditions,
-    )  # fmt: skip
+    ]  # fmt: skip
+    reading = operation("The file, or parts of it (RFC 9110)", readable, *asked)
     writing = operation(
         "Upload a file: complete, or not there at all",
         told("201", "created", told("204", "replaced"), missing, refused, told("413", "too large"))
@@ -158,17 +178,36 @@ def _file_paths() -> dict[str, Any]:
         },
         ("prefix", "query"),
     )
-    tutorial = operation("The same stream as /files/{path}", {"200": whole, **missing}, ("path", "query"))
-    upload = operation(
+    tutorial = operation("The same stream as /files/{path}", readable, ("path", "query"), *asked)
+    version, asked_version = told("412", "another version of tus"), ("Tus-Resumable", "header")
+    kept = {
+        **version, **missing, **told("400", "a header is missing or wrong"), **told("413", "too large"),
+        **told("460", "the checksum is wrong"), **told("507", "the disk is full"),
+    }  # fmt: skip
+    begin = operation(
         "Begin a resumable upload (tus 1.0.0)",
-        told("201", "Location is where to send it", told("412", "another version of tus"), told("413", "too large")),
-        ("Tus-Resumable", "header"), ("Upload-Length", "header"), ("Upload-Metadata", "header"),
+        told("201", "Location is where to send it", kept),
+        asked_version, ("Upload-Length", "header"), ("Upload-Metadata", "header"),
+        ("Upload-Checksum", "header"),
     )  # fmt: skip
+    more = operation(
+        "Send more of an upload; its last byte publishes the file",
+        told("204", "Upload-Offset is where to go on", kept, told("409", "the upload is elsewhere, or complete"))
+        | told("415", "the content type is another", told("423", "another request writes to it")),
+        asked_version, ("Upload-Offset", "header"), ("Upload-Checksum", "header"),
+    )  # fmt: skip
+    more["requestBody"] = {"content": {"application/offset+octet-stream": {"schema": TEXT}}}
+    where = operation(
+        "How far an upload is", told("200", "Upload-Offset and Upload-Length", version, missing), asked_version
+    )
+    drop = operation("Drop an upload", told("204", "dropped", version, missing), asked_version)
+    id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}}
     return {
         "/files/": {"get": listing},
         "/files/{path}": {"parameters": [path], "get": reading, "head": reading, "put": writing, "delete": deleting},
-        "/stream/file": {"get": tutorial},
-        "/uploads": {"post": upload},
+        "/stream/file": {"get": tutorial, "head": tutorial},
+        "/uploads": {"post": begin},
+        "/uploads/{id}": {"parameters": [id], "head": where, "patch": more, "delete": drop},
     }
 
 
@@ -294,6 +333,8 @@ code { font: 14px/1.45 ui-monospace, monospace; background: #f3f5f7; border-radi
 table { border-collapse: collapse; width: 100% }
 td, th { text-align: left; vertical-align: top; padding: .35em .7em; border-bottom: 1px solid #dde3e8 }
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-size: 1rem } a { color: #0b5cad }
+h2 code, h3 code { font-size: inherit; font-weight: 600 } table + table { margin-top: 1rem }
+td:first-child, th:first-child { width: 30% } td { overflow-wrap: anywhere }
 """
 
 
@@ -303,6 +344,11 @@ def _page(title: str, body: str) -> str:
         "<meta name=viewport content='width=device-width'><link rel=icon href=/docs/static/favicon.png>"
         f"<style>{STYLE}</style><h1>{escape(title)}</h1>{body}"
     )
+
+
+def _prose(text: str) -> str:
+    """A sentence as HTML, with what stands in backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _problem_table() -> str:
@@ -323,7 +369,7 @@ def _socket_page(document: dict[str, Any]) -> str:
     ]
     for name, operation in document["operations"].items():
         title = escape(operation["title"])
-        parts.append(f"<h2 id='{name}'><code>{title}</code></h2><p>{escape(operation.get('summary', ''))}</p>")
+        parts.append(f"<h2 id='{name}'><code>{title}</code></h2><p>{_prose(operation.get('summary', ''))}</p>")
         if operation["action"] == "receive":
             parts.append(_members("Parameter", schemas.get(f"{name}Params", {})))
             parts.append(_members("Result", schemas.get(f"{name}Result", {})))
@@ -342,7 +388,7 @@ def _members(label: str, schema: dict[str, Any]) -> str:
     required = schema.get("required", [])
     rows = "".join(
         f"<tr><td><code>{escape(name)}</code>{'' if name in required else ' (optional)'}<td>{escape(_type(member))}"
-        f"<td>{escape(member.get('description', ''))}"
+        f"<td>{_prose(member.get('description', ''))}"
         for name, member in schema["properties"].items()
     )
     return f"<table><tr><th>{label}<th>Type<th></tr>{rows}</table>" if rows else f"<p>{label}: none</p>"

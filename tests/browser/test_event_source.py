@@ -54,17 +54,22 @@ async def test_a_page_opens_a_socket_with_its_key_in_a_protocol(live: Live, brow
     api = await live.processes.api(live.store, None, MILLSTREAM_API_KEYS_FILE=str(tmp_path / "keys.json"))
     page = await browser.new_page()
     await page.goto(f"{api.url}/asyncapi")
-    offered = ["millstream.v1", "bearer." + urlsafe_b64encode(text.encode()).decode().rstrip("=")]
-    answer = await page.evaluate(
-        """([url, offered]) => new Promise((resolve, reject) => {
-            const socket = new WebSocket(url, offered);
-            socket.onopen = () => socket.send('{"jsonrpc":"2.0","id":1,"method":"ping"}');
-            socket.onmessage = event => resolve([socket.protocol, event.data]);
-            socket.onerror = () => reject("refused");
-        })""",
-        [api.ws, offered],
-    )
-    assert answer == ["millstream.v1", '{"jsonrpc":"2.0","result":{},"id":1}']
+
+    async def answer(key: str) -> list[str]:
+        offered = ["millstream.v1", "bearer." + urlsafe_b64encode(key.encode()).decode().rstrip("=")]
+        told: list[str] = await page.evaluate(
+            """([url, offered]) => new Promise(resolve => {
+                const socket = new WebSocket(url, offered);
+                socket.onopen = () => socket.send('{"jsonrpc":"2.0","id":1,"method":"ping"}');
+                socket.onmessage = event => resolve([socket.protocol, event.data]);
+                socket.onerror = () => resolve(["refused"]);
+            })""",
+            [api.ws, offered],
+        )
+        return told
+
+    assert await answer(text) == ["millstream.v1", '{"jsonrpc":"2.0","result":{},"id":1}']
+    assert await answer(text + "x") == ["refused"]
 
 
 @pytest.mark.parametrize("path", ["/docs", "/asyncapi", "/problems", "/problems/queue_full"])
@@ -79,7 +84,8 @@ async def test_the_pages_need_no_other_site(live: Live, browser: Browser, path: 
     if path == "/docs":
         await page.wait_for_selector(".opblock-summary-path")
     await page.screenshot(path=tmp_path / "page.png", full_page=True)
-    assert all(url.startswith((live.api.url, "data:", "blob:")) for url in asked), asked
+    assert live.api.url + path in asked
+    assert all(url.startswith((f"{live.api.url}/", "data:", "blob:")) for url in asked), asked
     assert wrong == []
     assert (await page.inner_text("body")).strip()
 
