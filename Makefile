@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help demo up test system browser lint types fmt bench bench-files lock clean
 
 help:            ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
 demo: .venv/run  ## the main job, end to end, on an embedded store; stays up (DEMO=--exit ends it)
 	$(BIN)/millstream demo $(DEMO)
