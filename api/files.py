@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -25,7 +26,7 @@ from api.digests import Digests, field, wants_sha256
 from api.negotiation import weights
 from api.problems import plain_problem, problem_response
 from api.ranges import Span, Unsatisfiable, spans
-from api.sending import Cut, Traffic, send_part, until_left
+from api.sending import Cut, Traffic, connection, patient, send_part, until_left
 from api.settings import ApiSettings
 from api.uploads import Uploads
 from api.zerocopy import ClientGone
@@ -91,6 +92,7 @@ class Files:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = read_headers(scope)
+        send = patient(scope, send, self._settings.send_timeout_s)
         method, path = scope["method"], scope["path"]
         query = parse_qs(scope["query_string"].decode("latin-1")) if scope["query_string"] else {}
         try:
@@ -107,7 +109,8 @@ class Files:
             log.info("a stream ended early", path=path, reason=str(error) or "the file was cut short")
             return
         if response is not None:
-            await response(scope, receive, send)
+            with suppress(ClientGone):
+                await response(scope, receive, send)
 
     async def _answer(
         self,
@@ -138,9 +141,13 @@ class Files:
                 f"{self.traffic.open} streams are open, the limit is {self._settings.streams}. Try again in a moment."
             )
             return plain_problem(503, "Too many streams", path, detail, {"Retry-After": "1"})
-        if query.get("follow", [""])[0].lower() in ("true", "1"):
-            return await self._follow(name, query, method, send, receive)
-        return await self._get(name, headers, scope, receive, send)
+        self.traffic.open += 1
+        try:
+            if query.get("follow", [""])[0].lower() in ("true", "1"):
+                return await self._follow(name, query, scope, receive, send)
+            return await self._get(name, headers, scope, receive, send)
+        finally:
+            self.traffic.open -= 1
 
     async def _get(
         self, name: str, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send
@@ -185,23 +192,19 @@ class Files:
         common["X-Content-Type-Options"] = "nosniff"
         body = Body(shown, wanted)
         start = {"type": "http.response.start", "status": body.status, "headers": _raw({**common, **body.headers})}
-        self.traffic.open += 1
         self.traffic.streams += 1
-        try:
-            await send(start)
-            if method == "HEAD":
-                await send({"type": "http.response.body", "body": b""})
-                return None
-            parts = list(body.parts())
-            for number, part in enumerate(parts, 1):
-                more = number < len(parts)
-                if isinstance(part, bytes):
-                    await send({"type": "http.response.body", "body": part, "more_body": more})
-                else:
-                    stall_s = self._settings.send_timeout_s
-                    await send_part(scope, receive, send, shown.file, part, self.traffic, more=more, stall_s=stall_s)
-        finally:
-            self.traffic.open -= 1
+        await send(start)
+        if method == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return None
+        parts = list(body.parts())
+        for number, part in enumerate(parts, 1):
+            more = number < len(parts)
+            if isinstance(part, bytes):
+                await send({"type": "http.response.body", "body": part, "more_body": more})
+            else:
+                stall_s = self._settings.send_timeout_s
+                await send_part(scope, receive, send, shown.file, part, self.traffic, more=more, stall_s=stall_s)
         return None
 
     async def _open(self, name: str) -> int:
@@ -227,7 +230,7 @@ class Files:
         return plain
 
     async def _follow(
-        self, name: str, query: Mapping[str, list[str]], method: str, send: Send, receive: Receive
+        self, name: str, query: Mapping[str, list[str]], scope: Scope, receive: Receive, send: Send
     ) -> Response | None:
         """Like tail -f: from an offset on, then what is appended, until the client leaves or the file is cut short."""
         try:
@@ -238,8 +241,8 @@ class Files:
             wrong = "it must be a number of bytes, 0 or more"
             raise Problem("invalid_params", f"offset: {wrong}.", [{"pointer": "/offset", "detail": wrong}])
         file = await self._open(name)
-        self.traffic.open += 1
         self.traffic.streams += 1
+        transport = connection(scope)
         leaving = asyncio.ensure_future(until_left(receive))
         try:
             shown = Representation.of(file, name.rpartition("/")[2])
@@ -249,7 +252,7 @@ class Files:
                 "X-Content-Type-Options": "nosniff",
             }
             await send({"type": "http.response.start", "status": 200, "headers": _raw(headers)})
-            while method == "GET" and not leaving.done():
+            while scope["method"] == "GET" and not (leaving.done() or (transport and transport.is_closing())):
                 found = os.fstat(file)
                 if found.st_size < offset:
                     break
@@ -265,7 +268,6 @@ class Files:
             await send({"type": "http.response.body", "body": b""})
         finally:
             leaving.cancel()
-            self.traffic.open -= 1
             os.close(file)
         return None
 
@@ -333,12 +335,15 @@ def read_headers(scope: Scope) -> dict[str, str]:
 
 
 def accepted_codings(header: str | None) -> list[str]:
-    """The content codings of ours that an Accept-Encoding takes (RFC 9110 §12.5.3), the most wanted first."""
+    """The content codings of ours that an Accept-Encoding (RFC 9110 §12.5.3) wants no less than the plain file, the
+    most wanted first.
+    """
     if not header:
         return []
     wanted = weights(header)
-    anything = wanted.get("*", 0.0)
-    return sorted((c for c in CODINGS if wanted.get(c, anything) > 0), key=lambda c: -wanted.get(c, anything))
+    anything, plain = wanted.get("*", 0.0), wanted.get("identity", 0.0)
+    taken = {coding: wanted.get(coding, anything) for coding in CODINGS}
+    return sorted((c for c, weight in taken.items() if weight > 0 and weight >= plain), key=lambda c: -taken[c])
 
 
 def _some_entries(found: Iterator[tuple[str, os.stat_result]]) -> list[bytes]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 import aiofiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from api.ranges import Span
-from api.zerocopy import EXTENSION, ClientGone
+from api.zerocopy import EXTENSION, TRANSPORT, ClientGone
 
 SMALL = 64 * 1024  # up to here one read and one write beat sendfile
 BLOCK = 256 * 1024
@@ -45,6 +45,40 @@ class Traffic:
 
 class Cut(Exception):
     """The file is shorter than it was: the connection must end, so that the client sees a short body."""
+
+
+def patient(scope: Scope, send: Send, stall_s: float) -> Send:
+    """A `send` that ends the connection of a client that reads nothing for so long, and raises ClientGone when it has
+    ended.
+    """
+    transport = connection(scope)
+    if transport is None:
+        return send
+    loop = asyncio.get_running_loop()
+
+    async def send_in_time(message: Message) -> None:
+        if transport.is_closing():
+            raise ClientGone("the client left")
+        if message["type"] == EXTENSION:  # looks after itself
+            await send(message)
+            return
+        timer = loop.call_later(stall_s, transport.abort)
+        try:
+            await send(message)
+        except RuntimeError:  # uvloop's, for a transport that was closed meanwhile
+            if not transport.is_closing():
+                raise
+            raise ClientGone("the client left, or read nothing") from None
+        finally:
+            timer.cancel()
+
+    return send_in_time
+
+
+def connection(scope: Scope) -> asyncio.Transport | None:
+    """The transport of a request, where the server shows it (see zerocopy.py)."""
+    transport: asyncio.Transport | None = scope.get("extensions", {}).get(TRANSPORT)
+    return transport
 
 
 async def send_part(

@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.problems import plain_problem, problem_response
 from api.settings import ApiSettings
-from api.uploads import Broken, Full, body_blocks, disk_errors, write_all
+from api.uploads import Broken, Full, body_blocks, current, disk_errors, locked, write_all
 from shared.apikeys import Keys
 from shared.beneath import Directory, NotServed, parts
 from shared.errors import Problem
@@ -68,7 +68,8 @@ class Tus:
         self._home = directory.path / ".uploads"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
+        headers, path = Headers(scope=scope), scope["path"]
+        method = headers.get("x-http-method-override", scope["method"])
         try:
             response = await self._answer(method, path, headers, receive)
         except Problem as problem:
@@ -78,7 +79,8 @@ class Tus:
         except Full:
             response = plain_problem(507, "Insufficient Storage", path, "There is no room; what came before is kept.")
         except Refused as error:
-            response = plain_problem(error.status, error.title, path, str(error))
+            told = {"Tus-Version": "1.0.0"} if error.status == 412 else None
+            response = plain_problem(error.status, error.title, path, str(error), told)
         except Broken:
             return
         response.headers.update(VERSION)
@@ -211,7 +213,8 @@ class Tus:
 
     def _publish(self, upload: Upload, file: int) -> None:
         os.fsync(file)
-        with self._directory.parent(upload.path, create=True) as (directory, name):
+        with self._directory.parent(upload.path, create=True) as (directory, name), locked(directory):
+            current(directory, name)
             os.rename(self._data(upload), name, dst_dir_fd=directory)
             os.fsync(directory)
 

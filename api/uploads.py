@@ -11,9 +11,10 @@ import fcntl
 import hashlib
 import os
 import secrets
+import stat
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -129,8 +130,8 @@ class Uploads:
 
     def _delete(self, path: str, headers: Mapping[str, str]) -> Response:
         os.close(self._directory.open(path))  # a regular file, and nothing else
-        with self._directory.parent(path) as (directory, name), _locked(directory):
-            if status := refused("DELETE", headers, _current(directory, name)):
+        with self._directory.parent(path) as (directory, name), locked(directory):
+            if status := refused("DELETE", headers, current(directory, name)):
                 return plain_problem(status, "Precondition Failed", f"/files/{path}")
             try:
                 os.unlink(name, dir_fd=directory)
@@ -140,11 +141,12 @@ class Uploads:
 
     def _refused(self, path: str, headers: Mapping[str, str]) -> int | None:
         """A look before the body is read, so that what will be refused is refused at once."""
-        try:
-            with self._directory.parent(path) as (directory, name):
-                return refused("PUT", headers, _current(directory, name))
-        except NotServed:
-            return refused("PUT", headers, None)
+        with ExitStack() as stack:
+            try:
+                directory, name = stack.enter_context(self._directory.parent(path))
+            except NotServed:  # its directory is still to be made
+                return refused("PUT", headers, None)
+            return refused("PUT", headers, current(directory, name))
 
     def _too_large(self, instance: str) -> Response:
         detail = f"A file may have {self._settings.upload_bytes} bytes (MILLSTREAM_UPLOAD_BYTES)."
@@ -175,14 +177,14 @@ class _Temporary:
         """Make it the target: 201 or 204 and its ETag, or 412."""
         os.fsync(self._file)
         assert self._name is not None
-        with _locked(self._directory):
-            current = _current(self._directory, self._target)
-            if status := refused("PUT", headers, current):
+        with locked(self._directory):
+            before = current(self._directory, self._target)
+            if status := refused("PUT", headers, before):
                 return status, ""
             os.rename(self._name, self._target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
             self._name = None
             os.fsync(self._directory)
-        return (201 if current is None else 204), Validators.of(os.fstat(self._file)).etag
+        return (201 if before is None else 204), Validators.of(os.fstat(self._file)).etag
 
     def discard(self) -> None:
         """Close it, and remove what has not been published."""
@@ -194,11 +196,15 @@ class _Temporary:
 
 
 async def body_blocks(receive: Receive) -> AsyncIterator[bytes]:
-    """The request's body in blocks of about BLOCK bytes. Raises Broken when the client leaves before its end."""
+    """The request's body in blocks of about BLOCK bytes. When the client leaves before its end: what came until then,
+    and raises Broken.
+    """
     held = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
+            if held:
+                yield bytes(held)
             raise Broken
         held += message.get("body", b"")
         if len(held) >= BLOCK or not message.get("more_body", False):
@@ -222,7 +228,7 @@ def disk_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _locked(directory: int) -> Iterator[None]:
+def locked(directory: int) -> Iterator[None]:
     """One writer of a directory at a time, across processes, while it looks and renames."""
     fcntl.flock(directory, fcntl.LOCK_EX)
     try:
@@ -231,11 +237,15 @@ def _locked(directory: int) -> Iterator[None]:
         fcntl.flock(directory, fcntl.LOCK_UN)
 
 
-def _current(directory: int, name: str) -> Validators | None:
+def current(directory: int, name: str) -> Validators | None:
+    """The state of what a name stands for; None: nothing yet. Raises NotServed for what is no regular file."""
     try:
-        return Validators.of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
+    if not stat.S_ISREG(found.st_mode):
+        raise NotServed(name)
+    return Validators.of(found)
 
 
 def write_all(file: int, block: bytes) -> None:

@@ -6,19 +6,27 @@ uvicorn's request cycle behind `send`, waits until the headers have left the tra
 file to the socket. Beside a path it takes `file` (a descriptor), `offset` and `count`, `sent` (called with each number
 of bytes that went out), and `more_body` as a body does.
 
+Beside it, TRANSPORT hands the app the connection's transport: uvicorn has no time limit for sending, and of several
+requests on one connection it tells only the last that the client has left.
+
 What it touches of uvicorn and uvloop is held by tests/integration/test_zerocopy.py, and uvicorn's minor version is
 pinned.
 """
 
 import asyncio
+import fcntl
 import os
-from collections.abc import Callable
+import sys
+import termios
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 EXTENSION = "http.response.pathsend"
+TRANSPORT = "millstream.transport"
 WINDOW = 1024 * 1024  # what one stream sends before the others have their turn
 PROBE = 128 * 1024  # a window counts as cached when one byte in every so many is
 
@@ -38,10 +46,12 @@ class ZeroCopy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         cycle = getattr(send, "__self__", None)
-        if scope["type"] != "http" or not isinstance(cycle, RequestResponseCycle) or not _plain(cycle.transport):
+        if scope["type"] != "http" or not isinstance(cycle, RequestResponseCycle):
             await self._app(scope, receive, send)
             return
-        scope["extensions"] = {**scope.get("extensions", {}), EXTENSION: {}}
+        scope["extensions"] = {**scope.get("extensions", {}), TRANSPORT: cycle.transport}
+        if _plain(cycle.transport):
+            scope["extensions"][EXTENSION] = {}
 
         async def send_or_copy(message: Message) -> None:
             if message["type"] == EXTENSION:
@@ -49,7 +59,13 @@ class ZeroCopy:
             else:
                 await send(message)
 
-        await self._app(scope, receive, send_or_copy)
+        try:
+            await self._app(scope, receive, send_or_copy)
+        except ClientGone:
+            pass  # nobody is left to tell
+        finally:
+            if cycle.transport.is_closing():
+                cycle.disconnected = True
 
     async def _copy(self, cycle: RequestResponseCycle, message: Message) -> None:
         opened = os.open(message["path"], os.O_RDONLY | os.O_CLOEXEC) if "file" not in message else None
@@ -57,8 +73,9 @@ class ZeroCopy:
         try:
             offset = message.get("offset", 0)
             count = message.get("count", os.fstat(file).st_size - offset)
-            if count and not cycle.disconnected and cycle.scope["method"] != "HEAD":
-                await _flushed(cycle)
+            if count and not cycle.transport.is_closing() and cycle.scope["method"] != "HEAD":
+                async with in_time(cycle.transport, self._stall_s):
+                    await _flushed(cycle)
                 await self._send_file(cycle, file, offset, count, message.get("sent"))
                 cycle.expected_content_length -= count
         finally:
@@ -71,12 +88,14 @@ class ZeroCopy:
     ) -> None:
         """Copy `count` bytes to the socket. Raises ClientGone, after ending the connection."""
         loop = asyncio.get_running_loop()
+        if cycle.transport.is_closing():
+            raise ClientGone("the client left")
         # A dup: uvloop lets nobody watch a transport's own descriptor, and a number that is reused is never written to.
         out = os.dup(cycle.transport.get_extra_info("socket").fileno())
         try:
             end = offset + count
             while offset < end:
-                if cycle.disconnected:
+                if cycle.transport.is_closing():
                     raise ClientGone("the client left")
                 window = min(WINDOW, end - offset)
                 if not cached(file, offset, window):
@@ -91,9 +110,6 @@ class ZeroCopy:
                     await asyncio.sleep(0)
         except (ClientGone, OSError) as error:
             cycle.transport.abort()
-            for _ in range(10):  # let uvicorn hear of it before the app returns
-                if not cycle.disconnected:
-                    await asyncio.sleep(0)
             raise ClientGone(str(error)) from None
         finally:
             os.close(out)
@@ -121,33 +137,49 @@ async def _flushed(cycle: RequestResponseCycle) -> None:
     low, high = transport.get_write_buffer_limits()
     transport.set_write_buffer_limits(0)
     try:
-        while transport.get_write_buffer_size() and not cycle.disconnected:
+        while transport.get_write_buffer_size() and not transport.is_closing():
             await asyncio.sleep(0.001)
             await cycle.flow.drain()
     finally:
         transport.set_write_buffer_limits(high, low)
 
 
-async def _writable(loop: asyncio.AbstractEventLoop, out: int, timeout_s: float) -> None:
-    """Wait until the socket takes more. Raises ClientGone."""
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(out, _resolve, ready)
-    timer = loop.call_later(timeout_s, _give_up, ready)
+@asynccontextmanager
+async def in_time(transport: asyncio.Transport, timeout_s: float) -> AsyncIterator[None]:
+    """End the connection when what is done here takes longer; whatever waits for the client then goes on."""
+    timer = asyncio.get_running_loop().call_later(timeout_s, transport.abort)
     try:
-        await ready
+        yield
     finally:
         timer.cancel()
+
+
+async def _writable(loop: asyncio.AbstractEventLoop, out: int, timeout_s: float) -> None:
+    """Wait until the socket takes more. Raises ClientGone when the client takes nothing for so long.
+
+    A large buffer counts as writable only when a third of it is free, which a slow client may not reach in time: so
+    what it has acknowledged counts too.
+    """
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(out, _resolve, ready)
+    queued = _queued(out)
+    try:
+        while not (await asyncio.wait({ready}, timeout=timeout_s))[0]:
+            before, queued = queued, _queued(out)
+            if queued >= before:
+                raise ClientGone("the client reads nothing")
+    finally:
         loop.remove_writer(out)
+
+
+def _queued(out: int) -> int:
+    """The bytes that the kernel holds for the other side, sent or not, that it has not acknowledged."""
+    return int.from_bytes(fcntl.ioctl(out, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def _resolve(ready: "asyncio.Future[None]") -> None:
     if not ready.done():
         ready.set_result(None)
-
-
-def _give_up(ready: "asyncio.Future[None]") -> None:
-    if not ready.done():
-        ready.set_exception(ClientGone("the client reads nothing"))
 
 
 def cached(file: int, offset: int, count: int) -> bool:

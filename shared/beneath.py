@@ -19,6 +19,9 @@ _SYS_OPENAT2 = {"x86_64": 437, "aarch64": 437, "arm64": 437}.get(platform.machin
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH, _CACHED = 0x02, 0x04, 0x08, 0x20  # linux/openat2.h, RESOLVE_*
 
 
+DEEPEST = 100  # steps in a path: a walk holds a descriptor open for each
+
+
 class NotServed(Exception):
     """There is nothing there, as far as anybody outside may know."""
 
@@ -26,13 +29,21 @@ class NotServed(Exception):
 def parts(path: str) -> tuple[str, ...]:
     """The steps of a URL path, percent-decoded already, below the directory. Raises NotServed.
 
-    Refused are empty steps (so absolute paths too), `.` and `..`, hidden names, and what no file system takes.
+    Refused are empty steps (so absolute paths too), `.` and `..`, hidden names, what no file system takes, and more
+    than DEEPEST steps.
     """
     steps = tuple(path.split("/"))
-    for step in steps:
-        if not step or step.startswith(".") or "\0" in step or "\\" in step or len(os.fsencode(step)) > 255:
-            raise NotServed(path)
+    if len(steps) > DEEPEST or not all(map(_served, steps)):
+        raise NotServed(path)
     return steps
+
+
+def _served(name: str) -> bool:
+    """May a file or directory of this name be seen? One that is no text may not: no URL and no JSON could hold it."""
+    try:
+        return 0 < len(name.encode()) <= 255 and name[0] != "." and "\0" not in name and "\\" not in name
+    except UnicodeEncodeError:
+        return False
 
 
 class Directory:
@@ -78,9 +89,8 @@ class Directory:
         if create:
             self._make(steps)
         try:
-            fd = (
-                self._open_at(tuple(steps), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) if steps else os.dup(self._fd)
-            )
+            # Always opened anew, not a dup: a lock (flock) belongs to what was opened, and a dup would share it.
+            fd = self._open_at(tuple(steps) or (".",), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
             raise NotServed(path) from error
         try:
@@ -95,11 +105,11 @@ class Directory:
     def _walk(self, fd: int, base: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
         with os.scandir(fd) as found:
             names = sorted(
-                (e.name + "/" if e.is_dir(follow_symlinks=False) else e.name) for e in found if e.name[0] != "."
+                (e.name + "/" if e.is_dir(follow_symlinks=False) else e.name) for e in found if _served(e.name)
             )
         for name in names:
             path = base + name
-            if not (path.startswith(prefix) or prefix.startswith(path)):
+            if not (path.startswith(prefix) or prefix.startswith(path)) or path.count("/") >= DEEPEST:
                 continue
             try:
                 if name.endswith("/"):

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.integration.web import web
 from tests.processes import Process, Processes, until
 
 MIB = 1024 * 1024
-CONTENT = random.Random(3).randbytes(24 * MIB)
+CONTENT = random.Random(3).randbytes(52 * MIB)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -24,6 +25,10 @@ async def api(stack: Stack, processes: Processes) -> AsyncIterator[Process]:
     api = await processes.api(stack.store, None, MILLSTREAM_DATA_DIR=str(stack.data), **settings)
     yield api
     await api.kill()
+
+
+class Busy(Exception):
+    """The server answered 503."""
 
 
 class Slow:
@@ -39,13 +44,16 @@ class Slow:
         head = b""
         while b"\r\n\r\n" not in head:
             head += self.socket.recv(1)
+        if b" 503 " in head.partition(b"\r\n")[0]:
+            self.socket.close()
+            raise Busy
         self.length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
 
-    def rest(self) -> bytes:
-        """The body, or as much of it as comes before the connection ends."""
+    def rest(self, before: int = 0) -> bytes:
+        """The body, or as much of it as comes before the connection ends; `before`: what was read of it already."""
         got = bytearray()
         try:
-            while len(got) < self.length and (data := self.socket.recv(MIB)):
+            while len(got) + before < self.length and (data := self.socket.recv(MIB)):
                 got += data
         except ConnectionResetError:
             pass
@@ -76,20 +84,34 @@ async def test_a_file_that_is_cut_short_ends_the_connection_with_a_short_body(st
     path = stack.data / "cut.bin"
     path.write_bytes(CONTENT)
     download = await asyncio.to_thread(Slow, api, "cut.bin")
-    os.truncate(path, 16 * MIB)
+    os.truncate(path, 30 * MIB)
     got = await asyncio.to_thread(download.rest)
     assert len(got) < len(CONTENT)
     assert got == CONTENT[: len(got)], "and never padding"
+    assert len(got) <= 30 * MIB
+
+
+async def no_streams(api: Process) -> bool:
+    async with web(api) as http:
+        return bool((await http.get("/streams")).json()["open"] == 0)
 
 
 def open_files(api: Process, path: Path) -> int:
+    return descriptors(api).count(str(path))
+
+
+def open_sockets(api: Process) -> int:
+    return sum(name.startswith("socket:") for name in descriptors(api))
+
+
+def descriptors(api: Process) -> list[str]:
     names = []
     for link in Path(f"/proc/{api.pid}/fd").iterdir():
         try:
             names.append(str(link.readlink()))
         except FileNotFoundError:
             continue
-    return names.count(str(path))
+    return names
 
 
 async def test_a_client_that_leaves_frees_its_file_and_one_that_stalls_is_dropped(stack: Stack, api: Process) -> None:
@@ -109,6 +131,105 @@ async def test_a_client_that_leaves_frees_its_file_and_one_that_stalls_is_droppe
     await until(left, what="the file of the client that left to be closed")
     await until(dropped, what="the client that reads nothing to be dropped")
     assert len(await asyncio.to_thread(stalling.rest)) < len(CONTENT)
+
+
+class Deaf:
+    """A client that sends requests and reads nothing."""
+
+    def __init__(self, api: Process, *paths: str) -> None:
+        host, port = api.url.removeprefix("http://").split(":")
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.socket.settimeout(20)
+        self.socket.connect((host, int(port)))
+        self.socket.sendall("".join(f"GET /files/{path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in paths).encode())
+
+
+DEAF = {
+    "one large file": ["deaf.bin"],
+    "many small files": ["deaf.txt"] * 300,
+    "a large file after small ones": ["deaf.txt"] * 70 + ["deaf.bin"] * 3,
+    "a file that is followed": ["deaf.bin?follow=true"],
+    "many that are followed": ["deaf.bin?follow=true"] * 3,
+}
+
+
+@pytest.mark.parametrize("paths", DEAF.values(), ids=DEAF)
+async def test_a_client_that_reads_nothing_is_dropped_whatever_it_asked_for(
+    stack: Stack, api: Process, paths: list[str]
+) -> None:
+    path = stack.data / paths[0].partition("?")[0]
+    (stack.data / "deaf.bin").write_bytes(CONTENT[: 20 * MIB])
+    (stack.data / "deaf.txt").write_bytes(CONTENT[:60_000])
+
+    before = open_sockets(api)
+    client = Deaf(api, *paths)
+
+    async def begun() -> bool:
+        return open_files(api, path) > 0
+
+    async def dropped() -> bool:
+        return open_sockets(api) == before
+
+    await until(begun, what="the file to be opened")
+    await until(dropped, what="the client to be dropped")
+    assert open_files(api, stack.data / "deaf.bin") == open_files(api, stack.data / "deaf.txt") == 0
+    await until(lambda: no_streams(api), what="all streams to end")
+    assert '"level": "error"' not in api.log.read_text()
+    client.socket.close()
+
+
+async def test_a_client_that_leaves_in_the_middle_of_several_requests_frees_them_all(
+    stack: Stack, api: Process
+) -> None:
+    path = stack.data / "several.log"
+    path.write_bytes(b"0123456789")
+    client = Deaf(api, *["several.log?follow=true"] * 3)
+
+    async def followed() -> bool:
+        return open_files(api, path) > 0
+
+    async def freed() -> bool:
+        return open_files(api, path) == 0
+
+    await until(followed, what="the file to be followed")
+    client.socket.close()
+    await until(freed, what="the followed file to be closed", within_s=5)
+    await until(lambda: no_streams(api), what="all streams to end")
+    assert '"level": "error"' not in api.log.read_text()
+
+
+async def test_a_slow_client_that_reads_all_the_time_is_not_dropped(stack: Stack, api: Process) -> None:
+    path = stack.data / "slow.bin"
+    path.write_bytes(CONTENT)
+    download = await asyncio.to_thread(Slow, api, "slow.bin")
+    got = bytearray()
+    began = time.monotonic()
+    while time.monotonic() - began < 2.5:  # longer than the time-out
+        got += await asyncio.to_thread(download.socket.recv, 20_000)
+        await asyncio.sleep(0.05)  # the pace of the client
+    assert len(got) < len(CONTENT)
+    assert bytes(got) + (await asyncio.to_thread(download.rest, len(got))) == CONTENT
+
+
+async def test_requests_at_the_same_time_do_not_pass_the_limit_together(stack: Stack, api: Process) -> None:
+    path = stack.data / "rush.bin"
+    path.write_bytes(CONTENT)
+
+    def status(number: int) -> int:
+        path.touch()  # a file that has just changed is looked at a moment later
+        try:
+            held.append(Slow(api, "rush.bin"))
+        except Busy:
+            return 503
+        return 200
+
+    held: list[Slow] = []
+    statuses = await asyncio.gather(*(asyncio.to_thread(status, number) for number in range(12)))
+    for download in held:
+        download.socket.close()
+    assert sorted(statuses) == [200] * 3 + [503] * 9
+    await until(lambda: no_streams(api), what="all streams to end")
 
 
 async def test_more_streams_than_the_limit_are_told_to_come_back(stack: Stack, api: Process) -> None:
@@ -163,6 +284,10 @@ async def test_following_ends_when_the_file_is_cut_short_and_frees_it_when_the_c
             return open_files(api, path) == 0
 
         await until(freed, what="the followed file to be closed")
-        for offset in ("-1", "x"):
+        async with http.stream("GET", "/files/cut.log", params={"follow": "true", "offset": 99}) as answer:
+            assert [part async for part in answer.aiter_bytes()] == [], "an offset behind the end of the file"
+        assert (await http.head("/files/cut.log", params={"follow": "true"})).status_code == 200
+        assert (await http.get("/files/none.log", params={"follow": "true"})).status_code == 404
+        for offset in ("-1", "x", "1.5"):
             answer = await http.get("/files/cut.log", params={"follow": "true", "offset": offset})
             assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/offset")

@@ -5,14 +5,18 @@ import hashlib
 import os
 import random
 import socket
+import stat
 from base64 import b64encode
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
 
+from shared.apikeys import Scope, new_key, write_keys
 from tests.integration.conftest import Stack
 from tests.integration.web import web
+from tests.processes import Processes
 
 MIB = 1024 * 1024
 CONTENT = random.Random(2).randbytes(3 * MIB + 77)
@@ -25,6 +29,23 @@ def home(stack: Stack) -> Path:
     (home / "big.bin").write_bytes(CONTENT)
     (home / "small.txt").write_bytes(CONTENT[:1000])
     (home / "empty").touch()
+    (home.parent.parent / "outside.txt").write_text("secret")
+    (home / ".hidden").write_text("secret")
+    odd = home / "odd"
+    (odd / ".dir").mkdir(parents=True)
+    for name in (".hidden", ".dir/x"):
+        (odd / name).write_text("secret")
+    targets: dict[str, str | Path] = {
+        "out": home.parent.parent / "outside.txt",
+        "in": "../small.txt",
+        "root": "/",
+        "up": "..",
+        "loop": "loop",
+    }
+    for name, target in targets.items():
+        (odd / name).symlink_to(target)
+    os.mkfifo(odd / "pipe")
+    os.mknod(odd / "socket", stat.S_IFSOCK | 0o600)
     return home
 
 
@@ -56,6 +77,14 @@ async def test_one_range(stack: Stack, home: Path, name: str, asked: str, first:
     assert (answer.status_code, answer.content) == (206, wanted)
     start = len(content) - 7 if first == -7 else first
     assert answer.headers["content-range"] == f"bytes {start}-{start + len(wanted) - 1}/{len(content)}"
+
+
+@pytest.mark.parametrize(("asked", "status"), [("-5", 200), ("0-", 416), ("0-0", 416), ("-0", 416)])
+async def test_ranges_of_an_empty_file(stack: Stack, home: Path, asked: str, status: int) -> None:
+    async with web(stack.api) as http:
+        answer = await http.get("/files/get/empty", headers={"Range": f"bytes={asked}"})
+    assert answer.status_code == status
+    assert answer.headers.get("content-range") == ("bytes */0" if status == 416 else None)
 
 
 async def test_several_ranges_come_in_the_order_asked_for_without_those_that_cannot_be_had(
@@ -104,6 +133,24 @@ async def test_conditions_and_if_range(stack: Stack, home: Path) -> None:
         assert await status(if_match=etag) == 200
         assert await status(range="bytes=0-0", if_range=etag) == 206
         assert await status(range="bytes=0-0", if_range='"other"') == 200
+        assert await status(range="bytes=0-0", if_range=f"W/{etag}") == 200
+        assert await status(range="bytes=5000-", if_range='"other"') == 200, "no 416 for a range that does not count"
+        assert await status(range="bytes=5000-", if_none_match=etag) == 304
+        assert await status(if_match="*") == 200
+        assert await status(if_none_match="*") == 304
+        assert await status(if_none_match=f'"other", W/{etag}') == 304
+        assert await status(if_none_match='"other"', if_modified_since=date) == 200
+        assert await status(if_match=etag, if_unmodified_since="Sun, 06 Nov 1994 08:49:37 GMT") == 200
+        assert await status(if_unmodified_since="Sun, 06 Nov 1994 08:49:37 GMT") == 412
+        assert await status(if_unmodified_since=date) == 200
+        assert await status(if_modified_since="last week", if_unmodified_since="whenever") == 200
+        os.utime(home / "small.txt", (1_000_000_000, 1_000_000_000))
+        old = (await http.head("/files/get/small.txt")).headers["last-modified"]
+        assert old == "Sun, 09 Sep 2001 01:46:40 GMT"
+        assert await status(range="bytes=0-0", if_range=old) == 206
+        assert await status(range="bytes=0-0", if_range=date) == 200
+        assert await status(if_none_match=etag) == 200, "another time of change is another state"
+        etag = (await http.head("/files/get/small.txt")).headers["etag"]
         not_modified = await http.get("/files/get/small.txt", headers={"If-None-Match": etag})
         assert (not_modified.content, not_modified.headers["etag"]) == (b"", etag)
 
@@ -126,6 +173,10 @@ async def test_the_etag_changes_with_the_content_even_of_the_same_size_at_once(s
         ("plain.txt", 'inline; filename="plain.txt"'),
         ("naïve 漢.txt", "inline; filename=\"na_ve _.txt\"; filename*=UTF-8''na%C3%AFve%20%E6%BC%A2.txt"),
         ('quo"te.txt', "inline; filename=\"quo_te.txt\"; filename*=UTF-8''quo%22te.txt"),
+        ("tab\tnew\nline.txt", "inline; filename=\"tab_new_line.txt\"; filename*=UTF-8''tab%09new%0Aline.txt"),
+        ("100%.txt", "inline; filename=\"100_.txt\"; filename*=UTF-8''100%25.txt"),
+        ("שלום.bin", "inline; filename=\"____.bin\"; filename*=UTF-8''%D7%A9%D7%9C%D7%95%D7%9D.bin"),
+        ("semi;colon, comma.txt", 'inline; filename="semi;colon, comma.txt"'),
         ("page.html", 'attachment; filename="page.html"'),
         ("picture.svg", 'attachment; filename="picture.svg"'),
     ],
@@ -133,7 +184,7 @@ async def test_the_etag_changes_with_the_content_even_of_the_same_size_at_once(s
 async def test_names_in_any_script(stack: Stack, home: Path, name: str, disposition: str) -> None:
     (home / name).write_text("x")
     async with web(stack.api) as http:
-        answer = await http.get("/files/get/" + name.replace("%", "%25"))
+        answer = await http.get("/files/get/" + quote(name))
     assert (answer.status_code, answer.headers["content-disposition"]) == (200, disposition)
 
 
@@ -144,6 +195,13 @@ async def test_a_digest_on_request(stack: Stack, home: Path) -> None:
             answer = await http.get("/files/get/big.bin", headers={**headers, "Range": "bytes=0-9"})
             assert answer.headers["repr-digest"] == expected, "of the whole, not of the part"
         assert "repr-digest" not in (await http.head("/files/get/big.bin")).headers
+        (home / "digested").write_bytes(b"one")
+        for content in (b"one", b"two", b"three"):
+            (home / "digested").write_bytes(content)
+            for _ in range(2):  # computed, and kept
+                answer = await http.get("/files/get/digested", headers={"Want-Repr-Digest": "sha-256=1"})
+                digest = b64encode(hashlib.sha256(content).digest()).decode()
+                assert (answer.content, answer.headers["repr-digest"]) == (content, f"sha-256=:{digest}:")
         answer = await http.head("/files/get/big.bin", headers={"Want-Repr-Digest": "sha-256=0"})
         assert "repr-digest" not in answer.headers
 
@@ -159,18 +217,30 @@ async def test_compressed_siblings_by_what_the_client_takes(stack: Stack, home: 
     async with web(stack.api) as http:
 
         async def get(accepted: str, **headers: str) -> httpx.Response:
-            request = http.build_request("GET", "/files/get/t.txt", headers={"Accept-Encoding": accepted, **headers})
+            given = {"Accept-Encoding": accepted, **{name.replace("_", "-"): v for name, v in headers.items()}}
+            request = http.build_request("GET", "/files/get/t.txt", headers=given)
             answer = await http.send(request, stream=True)
             answer._content = b"".join([part async for part in answer.aiter_raw()])
             await answer.aclose()
             assert answer.headers["vary"] == "Accept-Encoding"
-            assert answer.headers["content-type"].startswith("text/plain")
+            assert answer.status_code == 304 or answer.headers["content-type"].startswith("text/plain")
             return answer
 
         answer = await get("gzip")
         assert (answer.headers["content-encoding"], answer._content) == ("gzip", packed)
         assert (await get("gzip;q=0.5, br"))._content == b"brotli"
         assert (await get("br;q=0, gzip"))._content == packed
+        assert (await get("gzip;q=0, *"))._content == b"brotli"
+        assert (await get("GZIP"))._content == packed
+        assert (await get("gzip;q=0.5, identity"))._content == plain, "what is wanted most"
+        assert (await get("gzip;q=0.5, identity;q=0.4"))._content == packed
+        assert (await get("gzip;q=0, br;q=0"))._content == plain
+        assert (await get("deflate"))._content == plain
+        digest = b64encode(hashlib.sha256(packed).digest()).decode()
+        assert (await get("gzip", Want_Repr_Digest="sha-256=1")).headers["repr-digest"] == f"sha-256=:{digest}:"
+        unchanged = await get("gzip", If_None_Match=answer.headers["etag"])
+        assert (unchanged.status_code, unchanged._content) == (304, b"")
+        assert (await get("identity", If_None_Match=answer.headers["etag"])).status_code == 200
         assert (await get("identity"))._content == plain
         assert (await get("identity")).headers["etag"] != answer.headers["etag"]
         part = await get("gzip", Range="bytes=2-5")
@@ -204,20 +274,65 @@ async def test_the_listing(stack: Stack, home: Path) -> None:
         assert lines.headers["content-type"] == "application/jsonl"
         assert lines.text.count("\n") == len((await http.get("/files/", params={"prefix": "get/"})).json())
         assert (await http.get("/files/", params={"prefix": "nothing"})).json() == []
+        (home / os.fsdecode(b"no-text-\xff")).write_bytes(b"x")
+        (home / "back\\slash").write_bytes(b"x")
+        (home / "link").symlink_to("small.txt")
+        names = [entry["path"] for entry in (await http.get("/files/", params={"prefix": "get/"})).json()]
+        assert names == sorted(names)
+        for name in names:
+            assert (await http.head("/files/" + quote(name))).status_code == 200, "what is listed is there"
 
 
-async def test_other_methods_are_told_which_there_are(stack: Stack, home: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("POST", "/files/get/small.txt", "GET, HEAD, PUT, DELETE"), ("PATCH", "/files/x", "GET, HEAD, PUT, DELETE"),
+     ("OPTIONS", "/files/x", "GET, HEAD, PUT, DELETE"), ("PUT", "/stream/file", "GET, HEAD"),
+     ("DELETE", "/stream/file", "GET, HEAD"), ("DELETE", "/files/", "GET, HEAD"), ("PUT", "/files/", "GET, HEAD")],
+)  # fmt: skip
+async def test_other_methods_are_told_which_there_are(
+    stack: Stack, home: Path, method: str, path: str, allowed: str
+) -> None:
     async with web(stack.api) as http:
-        for method, path in (("POST", "/files/get/small.txt"), ("PUT", "/stream/file"), ("DELETE", "/files/")):
-            answer = await http.request(method, path)
-            assert (answer.status_code, answer.headers["content-type"]) == (405, "application/problem+json")
-            assert "GET" in answer.headers["allow"]
+        answer = await http.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_the_tutorials_route_is_the_same_stream(stack: Stack, home: Path) -> None:
+    async with web(stack.api) as http:
+        for headers in ({}, {"Range": "bytes=5-99"}, {"Range": "bytes=0-1,7-8"}, {"Range": "bytes=9999999-"}):
+            one = await http.get("/files/get/big.bin", headers=headers)
+            other = await http.get("/stream/file", params={"path": "get/big.bin"}, headers=headers)
+            assert one.status_code == other.status_code
+            kind = one.headers["content-type"].partition("; boundary=")
+            bodies = [
+                a.content.replace(a.headers["content-type"].rpartition("=")[2].encode(), b"") for a in (one, other)
+            ]
+            assert kind[1] == "" or bodies[0] == bodies[1]
+            if not kind[1] and one.status_code < 400:
+                assert one.content == other.content
+                names = (
+                    "etag",
+                    "last-modified",
+                    "content-type",
+                    "content-length",
+                    "content-disposition",
+                    "accept-ranges",
+                )
+                assert [one.headers[n] for n in names] == [other.headers[n] for n in names]
+        etag = (await http.head("/stream/file", params={"path": "get/big.bin"})).headers["etag"]
+        answer = await http.get("/stream/file", params={"path": "get/big.bin"}, headers={"If-None-Match": etag})
+        assert answer.status_code == 304
 
 
 @pytest.mark.parametrize(
     "path",
     ["../outside.txt", "%2e%2e/outside.txt", "get/%2e%2e%2f%2e%2e/x", "/etc/passwd", "%2fetc%2fpasswd", "get", "get/",
-     "get//small.txt", "get/small.txt%00", "get%5csmall.txt", ".store/lock", "get/.hidden", "get/missing"],
+     "get//small.txt", "get/small.txt%00", "get%5csmall.txt", ".store/lock", "get/.hidden", "get/missing",
+     "get/odd/out", "get/odd/in",
+     "get/odd/root/etc/passwd", "get/odd/pipe", "get/odd/socket", "get/odd/up/small.txt", "get/odd/loop", "get/.", "..",
+     "get/../get/small.txt", "get/odd/.hidden", "get/odd/.dir/x", "get/odd", "get/odd/", "get/small.txt/", "%00",
+     "get/small.txt%2f..%2fbig.bin", "%252e%252e/x", "get/%c0%ae%c0%ae/x", "%2e/get/small.txt", "get%00/small.txt"],
 )  # fmt: skip
 def test_what_is_never_served_is_404(stack: Stack, home: Path, path: str) -> None:
     host, port = stack.api.url.removeprefix("http://").split(":")
@@ -228,3 +343,32 @@ def test_what_is_never_served_is_404(stack: Stack, home: Path, path: str) -> Non
             answer += data
     assert answer.startswith(b"HTTP/1.1 404 "), answer[:200]
     assert b'"title":"Not Found"' in answer
+    assert b"secret" not in answer
+
+
+async def test_keys_need_the_scope_of_what_they_do(
+    stack: Stack, home: Path, own_processes: Processes, tmp_path: Path
+) -> None:
+    scopes: dict[str, list[Scope]] = {
+        "reader": ["files:read"], "writer": ["files:write"], "jobs": ["submit", "read"], "boss": ["admin"],
+    }  # fmt: skip
+    made = {name: new_key(name, of, None) for name, of in scopes.items()}
+    write_keys(tmp_path / "keys.json", [key for _, key in made.values()])
+    settings = {"MILLSTREAM_API_KEYS_FILE": str(tmp_path / "keys.json"), "MILLSTREAM_DATA_DIR": str(stack.data)}
+    api = await own_processes.api(stack.store, None, **settings)
+    calls = {
+        ("GET", "/files/get/small.txt"): ("reader", 200), ("HEAD", "/files/get/small.txt"): ("reader", 200),
+        ("GET", "/files/?prefix=get/small"): ("reader", 200), ("GET", "/files/get/missing"): ("reader", 404),
+        ("GET", "/stream/file?path=get/small.txt"): ("reader", 200), ("PUT", "/files/get/keyed"): ("writer", 201),
+        ("DELETE", "/files/get/keyed"): ("writer", 204), ("POST", "/uploads"): ("writer", 412),
+        ("GET", "/files/get/small.txt?follow=true&offset=x"): ("reader", 422),
+    }  # fmt: skip
+    for (method, path), (scope, status) in calls.items():
+        async with web(api) as http:
+            answer = await http.request(method, path)
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
+            assert (await http.request(method, path, headers={"Authorization": "Bearer ms_x_y"})).status_code == 401
+        for name, (key, _) in made.items():
+            async with web(api, key) as http:
+                answer = await http.request(method, path.replace("keyed", f"keyed-{name}"))
+                assert answer.status_code == (status if name in (scope, "boss") else 403), (name, method, path)

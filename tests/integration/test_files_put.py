@@ -5,6 +5,7 @@ import hashlib
 import os
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -15,18 +16,10 @@ from tests.integration.conftest import Stack
 from tests.integration.web import web
 from tests.processes import Process, Processes, until
 
-TUS = {"Tus-Resumable": "1.0.0"}
-OFFSET = "application/offset+octet-stream"
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def api(stack: Stack, processes: Processes) -> AsyncIterator[Process]:
-    api = await processes.api(
-        stack.store,
-        MILLSTREAM_DATA_DIR=str(stack.data),
-        MILLSTREAM_UPLOAD_BYTES="5000000",
-        MILLSTREAM_UPLOAD_LIFE_S="3600",
-    )
+    api = await processes.api(stack.store, MILLSTREAM_DATA_DIR=str(stack.data), MILLSTREAM_UPLOAD_BYTES="5000000")
     yield api
     await api.kill()
 
@@ -64,24 +57,82 @@ async def test_conditions_on_writing(api: Process, home: Path) -> None:
         assert first.status_code == 201
         assert (await http.put(path, content=b"2", headers={"If-None-Match": "*"})).status_code == 412
         assert (await http.put(path, content=b"2", headers={"If-Match": '"other"'})).status_code == 412
+        weak = {"If-Match": f"W/{first.headers['etag']}"}
+        assert (await http.put(path, content=b"2", headers=weak)).status_code == 412, "the comparison is a strong one"
+        old = {"If-Unmodified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"}
+        assert (await http.put(path, content=b"2", headers=old)).status_code == 412
         assert (await http.put(path, content=b"2", headers={"If-Match": first.headers["etag"]})).status_code == 204
         assert (await http.delete(path, headers={"If-Match": first.headers["etag"]})).status_code == 412
-        assert (await http.get(path)).content == b"2"
-    assert everything(home) == ["f"]
+        assert (await http.delete(path, headers={"If-None-Match": "*"})).status_code == 412
+        assert (await http.delete(path, headers=old)).status_code == 412
+        got = await http.get(path)
+        assert got.content == b"2"
+        assert everything(home) == ["f"]
+        assert (await http.delete(path, headers={"If-Match": got.headers["etag"]})).status_code == 204
+        assert (await http.delete(path, headers={"If-Match": "*"})).status_code == 404
+    assert everything(home) == []
 
 
-async def test_of_many_who_create_at_once_one_wins(api: Process, home: Path) -> None:
-    async with web(api) as http:
-        answers = await asyncio.gather(
-            *(
-                http.put(f"/files/{home.name}/f", content=b"%d" % n * 50_000, headers={"If-None-Match": "*"})
-                for n in range(9)
+@pytest.mark.parametrize("place", ["below", "at the top"])
+async def test_of_many_who_create_at_once_one_wins(stack: Stack, api: Process, home: Path, place: str) -> None:
+    target = f"{home.name}/f" if place == "below" else f"{home.name}.f"
+    async with web(api) as http, web(stack.api) as other:  # two processes on one directory
+        for _ in range(5):
+            answers = await asyncio.gather(
+                *(
+                    (http, other)[n % 2].put(
+                        f"/files/{target}", content=b"%d" % n * 50_000, headers={"If-None-Match": "*"}
+                    )
+                    for n in range(10)
+                )
             )
-        )
-        statuses = [answer.status_code for answer in answers]
-        assert sorted(statuses) == [201] + [412] * 8
-        content = (await http.get(f"/files/{home.name}/f")).content
-    assert content == b"%d" % statuses.index(201) * 50_000
+            statuses = [answer.status_code for answer in answers]
+            assert sorted(statuses) == [201] + [412] * 9
+            assert (await http.get(f"/files/{target}")).content == b"%d" % statuses.index(201) * 50_000
+            assert (await http.delete(f"/files/{target}")).status_code == 204
+    assert everything(home) == []
+
+
+async def test_of_many_who_replace_the_state_they_saw_one_wins(api: Process, home: Path) -> None:
+    path = f"/files/{home.name}/counter"
+    async with web(api) as http:
+        await http.put(path, content=b"0")
+
+        async def count() -> None:
+            """Add one, as often as it takes, as a client would that may not lose an update."""
+            status = 412
+            while status == 412:
+                seen = await http.get(path)
+                more = str(int(seen.content) + 1).encode()
+                status = (await http.put(path, content=more, headers={"If-Match": seen.headers["etag"]})).status_code
+            assert status == 204
+
+        await asyncio.gather(*(count() for _ in range(12)))
+        assert (await http.get(path)).content == b"12"
+    assert everything(home) == ["counter"]
+
+
+async def test_readers_see_the_old_or_the_new_and_never_a_mixture(api: Process, home: Path) -> None:
+    path = f"/files/{home.name}/f"
+    contents = [bytes([65 + n]) * (100_000 + 300_000 * n) for n in range(4)]
+    done = asyncio.Event()
+
+    async def read() -> int:
+        seen = set()
+        while not done.is_set():
+            got = await http.get(path)
+            assert got.content in contents
+            assert got.headers["content-length"] == str(len(got.content))
+            seen.add(got.content[:1])
+        return len(seen)
+
+    async with web(api) as http:
+        await http.put(path, content=contents[0])
+        reading = [asyncio.create_task(read()) for _ in range(3)]
+        for n in range(24):
+            assert (await http.put(path, content=contents[n % 4])).status_code == 204
+        done.set()
+        assert max(await asyncio.gather(*reading)) > 1
     assert everything(home) == ["f"]
 
 
@@ -93,6 +144,12 @@ async def test_digests_are_checked(api: Process, home: Path) -> None:
             answer = await http.put(f"/files/{home.name}/f", content=b"content", headers={name: f"sha-256=:{bad}:"})
             assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid_request")
             assert everything(home) == []
+        for wrong in (f"sha-256=:{bad}:, sha-512=:{good}:", f"sha-256=:{good}:, sha-512=:{good}:", "sha-256=:???:"):
+            answer = await http.put(f"/files/{home.name}/f", content=b"content", headers={"Repr-Digest": wrong})
+            assert (answer.status_code, everything(home)) == (400, [])
+        strong = b64encode(hashlib.sha512(b"content").digest()).decode()
+        both = {"Repr-Digest": f"unknown=:AAAA:, SHA-256=:{good}:, sha-512=:{strong}:"}
+        assert (await http.put(f"/files/{home.name}/both", content=b"content", headers=both)).status_code == 201
         headers = {"Repr-Digest": f"sha-256=:{good}:"}
         assert (await http.put(f"/files/{home.name}/f", content=b"content", headers=headers)).status_code == 201
 
@@ -112,21 +169,87 @@ async def test_what_is_too_large_is_refused_announced_or_not(api: Process, home:
     assert everything(home) == []
 
 
+@asynccontextmanager
+async def raw(api: Process) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async with asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+@pytest.mark.parametrize("expect", ["", "Expect: 100-continue\r\n"], ids=["at-once", "asking"])
+async def test_an_announced_body_over_the_limit_is_refused_before_it_is_sent(
+    api: Process, home: Path, expect: str
+) -> None:
+    head = f"PUT /files/{home.name}/f HTTP/1.1\r\nHost: x\r\nContent-Length: 5000001\r\n{expect}\r\n"
+    async with raw(api) as (reader, writer):
+        writer.write(head.encode())
+        answer = await reader.read()  # to its end: the connection is closed, for nobody will read that body
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert everything(home) == []
+
+
+async def test_a_client_that_expects_to_be_told_to_continue_is_told(api: Process, home: Path) -> None:
+    head = f"PUT /files/{home.name}/f HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n"
+    async with raw(api) as (reader, writer):
+        writer.write(f"{head}If-Match: *\r\n\r\n".encode())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 412 "), "what is refused is not asked for"
+    async with raw(api) as (reader, writer):
+        writer.write(f"{head}\r\n".encode())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        writer.write(b"abc")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 201 ")
+    assert (home / "f").read_bytes() == b"abc"
+
+
+async def test_chunks_make_up_a_file_and_no_file_without_their_end(api: Process, home: Path) -> None:
+    for name, end in (("whole", b"0\r\n\r\n"), ("broken", b""), ("nonsense", b"zz\r\n")):
+        head = f"PUT /files/{home.name}/{name} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close"
+        async with raw(api) as (reader, writer):
+            writer.write(f"{head}\r\n\r\n5\r\nhello\r\n6\r\n world\r\n".encode() + end)
+            if name == "broken":
+                await until(lambda: holds(home, ".upload-"), what="the upload to begin")
+                writer.transport.abort()
+            else:
+                answer = await reader.read()
+                assert answer.startswith(b"HTTP/1.1 201 " if name == "whole" else b"HTTP/1.1 400 "), answer
+    await until(lambda: holds_only(home, ["whole"]), what="the broken ones to leave nothing")
+    assert (home / "whole").read_bytes() == b"hello world"
+
+
+async def holds(home: Path, part: str) -> bool:
+    return any(part in name for name in everything(home))
+
+
+async def holds_only(home: Path, names: list[str]) -> bool:
+    return everything(home) == names
+
+
+async def test_a_refused_upload_leaves_its_connection_in_order(api: Process, home: Path) -> None:
+    body = b"x" * 3_000_000
+    head = f"PUT /files/{home.name}/f HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    async with raw(api) as (reader, writer):
+        for condition, status in (("If-Match: *", 412), ("If-None-Match: *", 201), ("If-None-Match: *", 412)):
+            writer.write(f"{head}{condition}\r\n\r\n".encode() + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+            length = answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+            await reader.readexactly(int(length or 0))
+    assert everything(home) == ["f"]
+
+
 async def test_an_upload_that_breaks_leaves_nothing(api: Process, home: Path) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
-    writer.write(f"PUT /files/{home.name}/f HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n".encode())
-    writer.write(b"x" * 2_000_000)
-    await writer.drain()
-
-    async def begun() -> bool:
-        return bool(everything(home))
-
-    async def gone() -> bool:
-        return not everything(home)
-
-    await until(begun, what="the upload to begin")
-    writer.transport.abort()
-    await until(gone, what="the broken upload to leave nothing")
+    async with raw(api) as (_, writer):
+        writer.write(f"PUT /files/{home.name}/f HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n".encode())
+        writer.write(b"x" * 2_000_000)
+        await writer.drain()
+        await until(lambda: holds(home, ".upload-"), what="the upload to begin")
+        writer.transport.abort()
+    await until(lambda: holds_only(home, []), what="the broken upload to leave nothing")
 
 
 async def test_a_full_disk_is_told_and_leaves_nothing(stack: Stack, own_processes: Processes, tmp_path: Path) -> None:
@@ -142,6 +265,9 @@ async def test_a_full_disk_is_told_and_leaves_nothing(stack: Stack, own_processe
             assert (answer.status_code, answer.json()["title"]) == (507, "Insufficient Storage")
             assert everything(data) == []
             assert (await http.put("/files/f", content=b"x" * 1000)).status_code == 201
+            assert (await http.put("/files/f", content=b"y" * 3_000_000)).status_code == 507
+            assert (await http.get("/files/f")).content == b"x" * 1000, "what was there is there still"
+            assert everything(data) == ["f"]
         await api.kill()
     finally:
         await (await asyncio.create_subprocess_exec("umount", "-l", str(data))).wait()
@@ -157,89 +283,29 @@ async def test_a_part_or_an_encoded_body_is_no_file(api: Process, home: Path) ->
     assert everything(home) == []
 
 
-def metadata(path: str) -> str:
-    return f"path {b64encode(path.encode()).decode()}"
-
-
-async def test_a_resumable_upload_goes_on_where_it_broke_and_after_a_restart(
-    stack: Stack, api: Process, home: Path
-) -> None:
-    content = os.urandom(3_000_000)
-    path = f"{home.name}/talk.bin"
+async def test_what_is_never_served_is_never_written_over_nor_removed(stack: Stack, api: Process, home: Path) -> None:
+    outside = stack.data.parent / "outside-of-put"
+    outside.mkdir(exist_ok=True)
+    (outside / "secret").write_text("secret")
+    (home / "directory").mkdir(parents=True)
+    (home / "directory" / "kept").write_text("kept")
+    (home / "file").write_text("kept")
+    (home / "link").symlink_to(outside / "secret")
+    (home / "dangling").symlink_to(outside / "new")
+    (home / "linked").symlink_to(outside)
+    os.mkfifo(home / "pipe")
+    before = sorted(home.rglob("*"))
     async with web(api) as http:
-        headers = {**TUS, "Upload-Length": str(len(content)), "Upload-Metadata": metadata(path)}
-        created = await http.post("/uploads", headers=headers)
-        assert (created.status_code, created.headers["upload-offset"]) == (201, "0")
-        where = created.headers["location"]
-        sent = await http.patch(
-            where, content=content[:1_000_000], headers={**TUS, "Upload-Offset": "0", "Content-Type": OFFSET}
-        )
-        assert (sent.status_code, sent.headers["upload-offset"]) == (204, "1000000")
-        wrong = await http.patch(where, content=b"x", headers={**TUS, "Upload-Offset": "5", "Content-Type": OFFSET})
-        assert wrong.status_code == 409
-    async with web(stack.api) as http:  # another process on the same directory
-        at = (await http.head(where, headers=TUS)).headers
-        assert (at["upload-offset"], at["upload-length"]) == ("1000000", "3000000")
-        assert (await http.get(f"/files/{path}")).status_code == 404, "not there before it is complete"
-        checksum = b64encode(hashlib.sha256(content[1_000_000:]).digest()).decode()
-        headers = {**TUS, "Upload-Offset": "1000000", "Content-Type": OFFSET}
-        bad = await http.patch(
-            where, content=content[1_000_000:-1] + b"?", headers={**headers, "Upload-Checksum": f"sha256 {checksum}"}
-        )
-        assert bad.status_code == 460
-        assert (await http.head(where, headers=TUS)).headers["upload-offset"] == "1000000", "what is wrong is not kept"
-        good = await http.patch(
-            where, content=content[1_000_000:], headers={**headers, "Upload-Checksum": f"sha256 {checksum}"}
-        )
-        assert (good.status_code, good.headers["upload-offset"]) == (204, "3000000")
-        assert (await http.get(f"/files/{path}")).content == content
-
-
-async def test_what_tus_refuses(api: Process, home: Path) -> None:
-    async with web(api) as http:
-        options = await http.options("/uploads")
-        assert (options.status_code, options.headers["tus-version"], options.headers["tus-max-size"]) == (
-            204,
-            "1.0.0",
-            "5000000",
-        )
-        good = {**TUS, "Upload-Length": "10", "Upload-Metadata": metadata(f"{home.name}/f")}
-        for status, changed in {
-            412: {"Tus-Resumable": "0.2.2"},
-            413: {"Upload-Length": "5000001"},
-            400: {"Upload-Metadata": metadata("../f")},
-        }.items():
-            answer = await http.post("/uploads", headers={**good, **changed})
-            assert (answer.status_code, answer.headers["tus-resumable"]) == (status, "1.0.0")
-        where = (await http.post("/uploads", headers=good)).headers["location"]
-        more = {**TUS, "Upload-Offset": "0", "Content-Type": OFFSET}
-        assert (await http.patch(where, content=b"x" * 11, headers=more)).status_code == 413
-        assert (
-            await http.patch(where, content=b"x", headers={**more, "Content-Type": "text/plain"})
-        ).status_code == 415
-        assert (await http.delete(where, headers=TUS)).status_code == 204
-        assert (await http.head(where, headers=TUS)).status_code == 404
-        assert (await http.head("/uploads/" + "0" * 32, headers=TUS)).status_code == 404
-
-
-async def test_a_whole_upload_may_come_with_its_creation(api: Process, home: Path) -> None:
-    async with web(api) as http:
-        headers = {**TUS, "Upload-Length": "5", "Upload-Metadata": metadata(f"{home.name}/f"), "Content-Type": OFFSET}
-        created = await http.post("/uploads", content=b"hello", headers=headers)
-        assert (created.status_code, created.headers["upload-offset"]) == (201, "5")
-        assert (await http.get(f"/files/{home.name}/f")).content == b"hello"
-
-
-async def test_a_complete_upload_takes_no_more(api: Process, home: Path) -> None:
-    async with web(api) as http:
-        headers = {**TUS, "Upload-Length": "5", "Upload-Metadata": metadata(f"{home.name}/f"), "Content-Type": OFFSET}
-        where = (await http.post("/uploads", content=b"hello", headers=headers)).headers["location"]
-        for offset in ("0", "5"):  # as a client does that never got the answer to its last part
-            more = {**TUS, "Upload-Offset": offset, "Content-Type": OFFSET}
-            again = await http.patch(where, content=b"hello", headers=more)
-            assert (again.status_code, again.headers["content-type"]) == (409, "application/problem+json")
-        assert (await http.head(where, headers=TUS)).headers["upload-offset"] == "5"
-        assert (await http.get(f"/files/{home.name}/f")).content == b"hello"
+        for name in ("directory", "link", "dangling", "linked", "linked/secret", "linked/new", "pipe", "file/below",
+                     "linked/deep/new", "link/x", "directory/", "x" * 256, "a/" * 2000 + "a"):  # fmt: skip
+            for condition in ({}, {"If-None-Match": "*"}):
+                answer = await http.put(f"/files/{home.name}/{name}", content=b"x", headers=condition)
+                assert answer.status_code == 404, (name, condition)
+            assert (await http.delete(f"/files/{home.name}/{name}")).status_code == 404, name
+    assert sorted(home.rglob("*")) == before
+    assert [path.name for path in outside.iterdir()] == ["secret"]
+    assert (outside / "secret").read_text() == "secret"
+    assert (home / "file").read_text() == "kept"
 
 
 async def test_names_in_any_script_can_be_written(api: Process, home: Path) -> None:

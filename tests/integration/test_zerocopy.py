@@ -4,8 +4,9 @@ import asyncio
 import inspect
 import os
 import random
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,7 @@ import uvicorn
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.files import Files
 from api.sending import Traffic
@@ -38,6 +39,33 @@ def test_what_is_touched_of_uvicorn_is_there() -> None:
     assert inspect.iscoroutinefunction(FlowControl.drain)
     assert inspect.ismethod(RequestResponseCycle.send) is False
     assert list(inspect.signature(RequestResponseCycle.send).parameters) == ["self", "message"]
+    sending = inspect.getsource(RequestResponseCycle.send)
+    assert "if self.disconnected:\n            return" in sending, "nothing is sent to who has left"
+    assert "self.flow.drain()" in sending, "a send waits while the transport's buffer is full"
+    ending = inspect.getsource(HttpToolsProtocol.connection_lost)
+    assert "self.cycle.disconnected = True" in ending
+    assert "self.flow.resume_writing()" in ending, "and goes on when the connection has ended"
+    for name in ("get_extra_info", "get_write_buffer_size", "get_write_buffer_limits", "set_write_buffer_limits",
+                 "is_closing", "abort"):  # fmt: skip
+        assert callable(getattr(asyncio.Transport, name))
+
+
+async def test_what_the_wrapper_finds_behind_send_is_uvicorns_cycle(data: Path) -> None:
+    found: list[object] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        cycle = getattr(send, "__self__", None)
+        assert isinstance(cycle, RequestResponseCycle)
+        found.append(cycle.expected_content_length)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        found.extend([cycle.expected_content_length, cycle.disconnected, cycle.scope["method"]])
+        found.append(cycle.transport.get_extra_info("socket").fileno() > 0)
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    async for url in serving(app, http="httptools"):
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(url)).content == b"hello"
+    assert found == [0, 5, False, "GET", True]
 
 
 @pytest.fixture
@@ -52,7 +80,7 @@ class Seen:
 
     def __init__(self, data: Path) -> None:
         self.offered: set[bool] = set()
-        self._files = Files(ApiSettings(), Keys(None), Directory(data), Traffic())
+        self._files = Files(ApiSettings(send_timeout_s=1), Keys(None), Directory(data), Traffic())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -90,14 +118,85 @@ async def check(url: str) -> None:
         assert CONTENT[:100000] in several.content
         assert CONTENT[200000:400000] in several.content
         assert (await http.get("/starlette")).content == CONTENT
+        assert (await http.head("/starlette")).headers["content-length"] == str(len(CONTENT))
+        part = await http.get("/starlette", headers={"Range": "bytes=100000-4000000"})
+        assert (part.status_code, part.content) == (206, CONTENT[100000:4000001])
+        assert (await http.get("/files/small.txt")).content == CONTENT[:100], "the connection is in order"
+
+
+async def leave_stall_and_cut(url: str, data: Path) -> None:
+    """A client that leaves and one that stalls free their file, one of a file that is cut short gets a short body."""
+    path = data / "large.bin"
+    context = None
+    if url.startswith("https"):
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    async def ask() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        port = int(url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, limit=4096)
+        writer.write(b"GET /files/large.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"content-length: 62914560" in head
+        return reader, writer
+
+    async def freed() -> bool:
+        return open_here(path) == 0
+
+    path.write_bytes(bytes(60 * 1024 * 1024))
+    _, leaving = await ask()
+    assert open_here(path) > 0
+    leaving.transport.abort()
+    await until(
+        freed, what="the file of a client that left to be closed", within_s=0.9
+    )  # before it would count as stalled
+    _, stalling = await ask()
+    took = await until(freed, what="the file of a client that reads nothing to be closed", within_s=10)
+    assert took > 0.9
+    stalling.transport.abort()
+    reader, writer = await ask()
+    os.truncate(path, 20 * 1024 * 1024)
+    got = 0
+    with suppress(ConnectionError, ssl.SSLError):
+        while received := await reader.read(1024 * 1024):
+            got += len(received)
+    assert got <= 20 * 1024 * 1024
+    await until(freed, what="the file that was cut short to be closed", within_s=0.9)
+    writer.transport.abort()
+
+
+def open_here(path: Path) -> int:
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += str(link.readlink()) == str(path)
+    return found
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_plain_connections_of_uvicorn_are_zero_copy(data: Path, loop: str) -> None:
     seen = Seen(data)
-    async for url in serving(ZeroCopy(seen, stall_s=10), http="httptools", loop=loop):
+    async for url in serving(ZeroCopy(seen, stall_s=1), http="httptools", loop=loop):
         await check(url)
+        await leave_stall_and_cut(url, data)
     assert seen.offered == {True}
+
+
+async def test_a_client_that_leaves_in_the_middle_is_no_error(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (data / "big.bin").write_bytes(bytes(60 * 1024 * 1024))
+    seen = Seen(data)
+    async for url in serving(ZeroCopy(seen, stall_s=10), http="httptools"):
+        for path in ("/starlette", "/files/big.bin"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=4096)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            writer.transport.abort()
+
+            async def freed() -> bool:
+                return open_here(data / "big.bin") == 0
+
+            await until(freed, what="the file to be closed")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_tls_and_other_protocols_fall_back_to_blocks(data: Path, tmp_path: Path) -> None:
@@ -111,6 +210,7 @@ async def test_tls_and_other_protocols_fall_back_to_blocks(data: Path, tmp_path:
         seen = Seen(data)
         async for url in serving(ZeroCopy(seen, stall_s=10), **settings):
             await check(url)
+            await leave_stall_and_cut(url, data)
         assert seen.offered == {False}
 
 

@@ -1,17 +1,20 @@
 """What a path may open: the directory's own regular files, and nothing else, whatever is tried."""
 
+import fcntl
 import os
 import socket
+import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.beneath import Directory, NotServed, parts
+from shared.beneath import Directory, NotServed
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +24,38 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (outside / "secret").write_text("secret")
     home = outside / "home"
     (home / "deep" / "er").mkdir(parents=True)
-    for name in ("a", "deep/b", "deep/er/c", "naïve file", "日本", "percent%2e", ".hidden", "deep/.hidden"):
+    for name in (
+        "a",
+        "deep/b",
+        "deep/er/c",
+        "naïve file",
+        "日本",
+        "percent%2e",
+        "new\nline",
+        "~",
+        "-rf",
+        ".hidden",
+        "deep/.hidden",
+    ):
         (home / name).write_text("served")
     (home / "out").symlink_to(outside)
     (home / "file-out").symlink_to(outside / "secret")
     (home / "in").symlink_to("a")
     (home / "loop").symlink_to("loop")
     (home / "dangling").symlink_to("nowhere")
+    (home / "root").symlink_to("/")
+    (home / "proc").symlink_to("/proc/self/cwd")
+    (home / "deep" / "up").symlink_to("..")
+    (home / "back\\slash").write_text("never")
+    (home / "back\\dir").mkdir()
+    (home / "back\\dir" / "x").write_text("never")
+    (home / os.fsdecode(b"not-utf-8-\xff")).write_text("never")
+    (home / ".hidden-dir").mkdir()
+    (home / ".hidden-dir" / "x").write_text("never")
+    try:
+        os.mknod(home / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pass  # only root makes devices
     os.mkfifo(home / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(home / "socket"))
@@ -45,7 +73,10 @@ def directory(home: Path, request: pytest.FixtureRequest) -> Iterator[Directory]
     directory.close()
 
 
-@pytest.mark.parametrize("path", ["a", "deep/b", "deep/er/c", "naïve file", "日本", "percent%2e"])
+SERVED = ["a", "deep/b", "deep/er/c", "naïve file", "日本", "percent%2e", "new\nline", "~", "-rf"]
+
+
+@pytest.mark.parametrize("path", SERVED)
 def test_regular_files_are_opened(directory: Directory, path: str) -> None:
     file = directory.open(path)
     assert os.read(file, 10) == b"served"
@@ -56,7 +87,9 @@ def test_regular_files_are_opened(directory: Directory, path: str) -> None:
     "path",
     ["", "/", ".", "..", "../secret", "deep/../a", "deep/../../secret", "/etc/passwd", "//a", "a/", "deep//b",
      ".hidden", "deep/.hidden", "deep", "out/secret", "file-out", "in", "loop", "dangling", "pipe", "socket", "a\0",
-     "missing", "a/b", "deep\\b", "x" * 300],
+     "missing", "a/b", "deep\\b", "x" * 300, "null", "root/etc/passwd", "proc/a", "deep/up/a", "deep/up/../secret",
+     "back\\slash", "back\\dir/x", "not-utf-8-\udcff", "\ud800", ".hidden-dir/x", "deep/.", "deep/./b", "loop/x",
+     "a\0b", "d/" * 100 + "x", "deep/\0", "é" * 128, "日本/x", "./a", "a/..", "~/x", "x/" * 3000 + "x"],
 )  # fmt: skip
 def test_everything_else_is_as_if_it_were_not_there(directory: Directory, path: str) -> None:
     with pytest.raises(NotServed):
@@ -69,29 +102,77 @@ def test_everything_else_is_as_if_it_were_not_there(directory: Directory, path: 
 
 STEP = st.one_of(
     st.sampled_from(
-        ["..", ".", "", "a", "deep", "er", "b", "out", "secret", "in", "file-out", "home", ".hidden", "%2e%2e", "loop"]
+        [
+            "..",
+            ".",
+            "",
+            "a",
+            "deep",
+            "er",
+            "b",
+            "out",
+            "secret",
+            "in",
+            "file-out",
+            "home",
+            ".hidden",
+            "%2e%2e",
+            "loop",
+            "up",
+            "root",
+            "proc",
+            "etc",
+            "passwd",
+            "null",
+            "pipe",
+            "socket",
+            "dangling",
+            "%00",
+            "%2f",
+            "%5c",
+        ]
     ),
-    st.text(max_size=4),
+    st.text(st.characters(), max_size=4),  # lone surrogates too
 )
 
 
+def opened(directory: Directory, path: str) -> tuple[int, int] | None:
+    """The inode that a path opens, if it opens one."""
+    try:
+        file = directory.open(path)
+    except NotServed:
+        return None
+    try:
+        assert os.read(file, 10) == b"served"
+        found = os.fstat(file)
+        return found.st_dev, found.st_ino
+    finally:
+        os.close(file)
+
+
+@settings(max_examples=500)
 @given(steps=st.lists(STEP, max_size=6))
-def test_no_path_leads_outside(home: Path, steps: list[str]) -> None:
+def test_no_path_leads_outside_and_both_ways_of_opening_agree(home: Path, steps: list[str]) -> None:
     path = unquote("/".join(steps))
+    found = []
     for openat2 in (True, False):
         directory = Directory(home)
         directory._openat2 = directory._openat2 and openat2
         try:
-            file = directory.open(path)
-        except NotServed:
-            continue
+            found.append(opened(directory, path))
+            try:
+                cached = directory.open_cached(path)
+            except NotServed:
+                assert found[-1] is None, "what can be opened must not be denied"
+            else:
+                assert cached is None or found[-1] is not None
+                if cached is not None:
+                    os.close(cached)
         finally:
             directory.close()
-        try:
-            assert os.read(file, 10) == b"served"
-            assert all(not step.startswith(".") for step in parts(path))
-        finally:
-            os.close(file)
+    assert found[0] == found[1]
+    expected = (home / path).stat() if path in SERVED else None
+    assert found[0] == (expected and (expected.st_dev, expected.st_ino))
 
 
 def test_a_directory_that_becomes_a_link_while_it_is_opened_leads_nowhere(tmp_path: Path) -> None:
@@ -115,14 +196,13 @@ def test_a_directory_that_becomes_a_link_while_it_is_opened_leads_nowhere(tmp_pa
         for openat2 in (True, False):
             directory = Directory(home)
             directory._openat2 = directory._openat2 and openat2
-            for _ in range(3000):
-                try:
-                    file = directory.open("d/x")
-                except NotServed:
-                    continue
-                assert os.read(file, 10) == b"served"
-                os.close(file)
+            served = refused = 0
+            until = time.monotonic() + 10
+            while (served < 200 or refused < 200) and time.monotonic() < until:
+                found = opened(directory, "d/x")  # fails on a secret
+                served, refused = served + (found is not None), refused + (found is None)
             directory.close()
+            assert min(served, refused) >= 200, "the race was not run"
     finally:
         stop.set()
         swapping.join()
@@ -131,7 +211,61 @@ def test_a_directory_that_becomes_a_link_while_it_is_opened_leads_nowhere(tmp_pa
 def test_walking_finds_just_what_can_be_opened(directory: Directory) -> None:
     found = [path for path, _ in directory.walk("")]
     assert found == sorted(found)
-    assert set(found) == {"a", "deep/b", "deep/er/c", "naïve file", "日本", "percent%2e"}
+    assert set(found) == set(SERVED)
     assert [path for path, _ in directory.walk("deep/")] == ["deep/b", "deep/er/c"]
     assert [path for path, _ in directory.walk("deep/e")] == ["deep/er/c"]
     assert [path for path, _ in directory.walk("../")] == []
+
+
+def test_walking_gives_what_each_path_opens(directory: Directory) -> None:
+    for path, entry in directory.walk(""):
+        assert opened(directory, path) == (entry.st_dev, entry.st_ino)
+
+
+@pytest.mark.parametrize("path", ["a", "deep/b"])
+def test_each_writer_of_a_directory_has_a_lock_of_its_own(directory: Directory, path: str) -> None:
+    with directory.parent(path) as (one, _), directory.parent(path) as (other, _):
+        fcntl.flock(one, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "..", "../x", "out/x", "root/x", "in/x", "loop/x", ".hidden-dir/x", "a/x", "pipe/x", "\ud800/x", "/x"]
+)
+def test_a_parent_is_never_outside(directory: Directory, path: str) -> None:
+    for create in (False, True):
+        with pytest.raises((NotServed, OSError)), directory.parent(path, create=create):
+            pass
+
+
+def test_nothing_stays_open(directory: Directory) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for path in [*SERVED, "deep", "pipe", "out/secret", "deep/missing", "a/b", "../x"]:
+        opened(directory, path)
+        try:
+            with directory.parent(path):
+                pass
+        except NotServed:
+            pass
+    list(directory.walk(""))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_paths_may_have_a_hundred_steps_and_walks_go_no_deeper(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    for openat2 in (directory._openat2, False):
+        directory._openat2 = openat2
+        for path in ("d/" * 99 + "f", "d/" * 98 + "f"):
+            with directory.parent(path, create=True) as (parent, name):
+                os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=parent))
+            os.close(directory.open(path))
+        with pytest.raises(NotServed), directory.parent("d/" * 100 + "f", create=True):
+            pass
+        below = tmp_path / ("d/" * 100)
+        below.mkdir(exist_ok=True)
+        (below / "f").touch()
+        with pytest.raises(NotServed):
+            directory.open("d/" * 100 + "f")
+        assert [path.count("/") for path, _ in directory.walk("")] == [99, 98]
+    directory.close()
