@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 # One element of a list of tags, or what is none, up to its comma. No two parts can take the same blanks, so that a
 # header is read in time proportional to its length.
@@ -19,6 +20,18 @@ _DATE = re.compile(  # §5.6.7: IMF-fixdate, and the two older forms
 )
 
 
+class State(NamedTuple):
+    """What a file has in it: another inode, size (in bytes) or time of change is another content."""
+
+    inode: int
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> "State":
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 @dataclass(frozen=True, slots=True)
 class Validators:
     """What tells one state of a representation from another: its strong ETag, quoted, and the second it was changed."""
@@ -27,9 +40,8 @@ class Validators:
     modified: int
 
     @classmethod
-    def of(cls, found: os.stat_result) -> "Validators":
-        """Another inode, size or time of change is another state."""
-        return cls(f'"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"', int(found.st_mtime))
+    def of(cls, state: State) -> "Validators":
+        return cls(f'"{state.inode:x}-{state.size:x}-{state.changed_ns:x}"', state.changed_ns // 1_000_000_000)
 
     @property
     def last_modified(self) -> str:

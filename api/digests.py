@@ -39,7 +39,9 @@ class Digests:
 
 def wants_sha256(header: str | None) -> bool:
     """Does a Want-Repr-Digest (RFC 9530 §4) ask for sha-256?"""
-    for item in (header or "").split(","):
+    if header is None:
+        return False
+    for item in header.split(","):
         name, _, weight = item.strip().partition("=")
         if name.strip().lower() == "sha-256":
             return weight.strip() != "0"

@@ -9,7 +9,7 @@ import mimetypes
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +21,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.conditions import Validators, range_applies, refused
+from api.conditions import State, Validators, range_applies, refused
 from api.digests import Digests, field, wants_sha256
 from api.negotiation import weights
 from api.problems import plain_problem, problem_response
@@ -31,7 +31,7 @@ from api.settings import ApiSettings
 from api.uploads import Uploads
 from api.zerocopy import ClientGone
 from shared.apikeys import Keys
-from shared.beneath import Directory, NotServed
+from shared.beneath import Directory, NotServed, Opened
 from shared.errors import Problem
 from shared.events import rfc3339
 
@@ -41,36 +41,82 @@ PREFIX = "/files/"
 STREAM = "/stream/file"
 SETTLE_NS = 20_000_000  # a change within this time of another one may leave the same time stamp behind
 CODINGS = {"zstd": ".zst", "br": ".br", "gzip": ".gz"}  # the best first
+RawHeaders = list[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 ACTIVE = ("text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml", "text/javascript")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is sent of a file: `parts` are bytes as they are, or spans of the file."""
+
+    status: int
+    headers: RawHeaders
+    parts: Sequence[bytes | Span] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Representation:
-    """An open file and what is said of it."""
+    """One state of what is sent for a name, and its answers that are always the same. `size` in bytes."""
 
-    file: int
     size: int
+    media_type: str
     validators: Validators
-    name: str
-    coding: str | None = None
+    headers: RawHeaders  # of every answer with content, whole or in parts
+    whole: Answer
+    unchanged: Answer
 
-    @classmethod
-    def of(cls, file: int, name: str, coding: str | None = None) -> "Representation":
-        found = os.fstat(file)
-        return cls(file, found.st_size, Validators.of(found), name, coding)
+    def one(self, span: Span) -> Answer:
+        headers = [
+            (b"content-type", self.media_type.encode()),
+            (b"content-length", b"%d" % span.count),
+            (b"content-range", span.content_range(self.size).encode()),
+        ]
+        return Answer(206, self.headers + headers, [span])
 
-    @property
-    def media_type(self) -> str:
-        return media_type(self.name)
+    def several(self, wanted: Sequence[Span]) -> Answer:
+        """A multipart/byteranges (RFC 9110 §14.6)."""
+        boundary = secrets.token_hex(16)
+        parts: list[bytes | Span] = []
+        for span in wanted:
+            begin = "\r\n" if parts else ""
+            about = f"Content-Type: {self.media_type}\r\nContent-Range: {span.content_range(self.size)}"
+            parts += [f"{begin}--{boundary}\r\n{about}\r\n\r\n".encode(), span]
+        parts.append(f"\r\n--{boundary}--\r\n".encode())
+        length = sum(part.count if isinstance(part, Span) else len(part) for part in parts)
+        kind = f"multipart/byteranges; boundary={boundary}"
+        headers = raw({"Content-Type": kind, "Content-Length": str(length)})
+        return Answer(206, self.headers + headers, parts)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
+def representation(name: str, coding: str | None, state: State) -> Representation:
+    """Of a file of this name (its compressed sibling, when there is a `coding`) in this state."""
+    validators, kind = Validators.of(state), media_type(name)
+    always = {
+        "ETag": validators.etag,
+        "Last-Modified": validators.last_modified,
+        "Accept-Ranges": "bytes",
+        "Vary": "Accept-Encoding",
+    }
+    content = {**always, "Content-Disposition": disposition(name), "X-Content-Type-Options": "nosniff"}
+    if coding:
+        content["Content-Encoding"] = coding
+    whole = {**content, "Content-Type": kind, "Content-Length": str(state.size)}
+    return Representation(
+        state.size,
+        kind,
+        validators,
+        raw(content),
+        whole=Answer(200, raw(whole), [Span(0, state.size)]),
+        unchanged=Answer(304, raw(always)),
+    )
+
+
 def media_type(name: str) -> str:
     kind, packed = mimetypes.guess_type(name)
     return "application/octet-stream" if kind is None or packed else kind
 
 
-@lru_cache(maxsize=4096)
 def disposition(name: str) -> str:
     """Content-Disposition (RFC 6266): what a browser would run is offered for download instead."""
     kind = "attachment" if media_type(name) in ACTIVE else "inline"
@@ -152,82 +198,81 @@ class Files:
     async def _get(
         self, name: str, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send
     ) -> Response | None:
-        file = await self._open(name)
+        opened, coding = await self._open_for(name, headers.get("accept-encoding"))
         try:
-            shown = await self._represent(file, name, headers.get("accept-encoding"))
-            try:
-                return await self._send(shown, headers, scope, receive, send)
-            finally:
-                if shown.file != file:
-                    os.close(shown.file)
+            shown = representation(name.rpartition("/")[2], coding, State.of(opened.found))
+            return await self._send(opened.file, shown, headers, scope, receive, send)
         finally:
-            os.close(file)
+            os.close(opened.file)
 
     async def _send(
-        self, shown: Representation, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send
+        self,
+        file: int,
+        shown: Representation,
+        headers: Mapping[str, str],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> Response | None:
-        method = scope["method"]
-        common = {
-            "ETag": shown.validators.etag,
-            "Last-Modified": shown.validators.last_modified,
-            "Accept-Ranges": "bytes",
-            "Vary": "Accept-Encoding",
-        }
-        status = refused(method, headers, shown.validators)
-        if status == 304:
-            return Response(status_code=304, headers=common)
-        if status is not None:
-            return plain_problem(status, "Precondition Failed", scope["path"])
-        wanted = None
-        if method == "GET" and range_applies(headers.get("if-range"), shown.validators, time.time()):
-            try:
-                wanted = spans(headers.get("range"), shown.size, most=self._settings.ranges)
-            except Unsatisfiable:
-                raise Unsatisfiable(shown.size) from None
-        if wants_sha256(headers.get("want-repr-digest")):
-            common["Repr-Digest"] = field(await self._digests.sha256(shown.file, shown.validators.etag))
-        if shown.coding:
-            common["Content-Encoding"] = shown.coding
-        common["Content-Disposition"] = disposition(shown.name)
-        common["X-Content-Type-Options"] = "nosniff"
-        body = Body(shown, wanted)
-        start = {"type": "http.response.start", "status": body.status, "headers": _raw({**common, **body.headers})}
-        self.traffic.streams += 1
-        await send(start)
-        if method == "HEAD":
+        status = refused(scope["method"], headers, shown.validators)
+        if status == 412:
+            return plain_problem(412, "Precondition Failed", scope["path"])
+        answer = shown.unchanged if status == 304 else self._wanted(shown, headers, scope["method"])
+        told = answer.headers
+        if answer.parts and wants_sha256(headers.get("want-repr-digest")):
+            digest = await self._digests.sha256(file, shown.validators.etag)
+            told = [*told, (b"repr-digest", field(digest).encode())]
+        await send({"type": "http.response.start", "status": answer.status, "headers": told})
+        if not answer.parts or scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return None
-        parts = list(body.parts())
-        for number, part in enumerate(parts, 1):
-            more = number < len(parts)
+        self.traffic.streams += 1
+        for number, part in enumerate(answer.parts, 1):
+            more = number < len(answer.parts)
             if isinstance(part, bytes):
                 await send({"type": "http.response.body", "body": part, "more_body": more})
             else:
                 stall_s = self._settings.send_timeout_s
-                await send_part(scope, receive, send, shown.file, part, self.traffic, more=more, stall_s=stall_s)
+                await send_part(scope, receive, send, file, part, self.traffic, more=more, stall_s=stall_s)
         return None
 
-    async def _open(self, name: str) -> int:
-        """Open a file: here when the kernel can do so without a disk, else in a thread."""
-        file = self._directory.open_cached(name)
-        if file is None:
-            file = await asyncio.to_thread(self._directory.open, name)
-        if time.time_ns() - os.fstat(file).st_mtime_ns < SETTLE_NS:
-            await asyncio.sleep(SETTLE_NS / 1e9)
-        return file
+    def _wanted(self, shown: Representation, headers: Mapping[str, str], method: str) -> Answer:
+        """All of it, or the parts that are asked for. Raises Unsatisfiable, with the size."""
+        if method != "GET" or not range_applies(headers.get("if-range"), shown.validators, time.time()):
+            return shown.whole
+        try:
+            wanted = spans(headers.get("range"), shown.size, most=self._settings.ranges)
+        except Unsatisfiable:
+            raise Unsatisfiable(shown.size) from None
+        if wanted is None:
+            return shown.whole
+        return shown.one(wanted[0]) if len(wanted) == 1 else shown.several(wanted)
 
-    async def _represent(self, file: int, name: str, accepted: str | None) -> Representation:
-        """The file itself, or a sibling that is compressed already, if the client takes it and it is not older."""
-        plain = Representation.of(file, name.rpartition("/")[2])
+    async def _open_for(self, name: str, accepted: str | None) -> tuple[Opened, str | None]:
+        """Open the file itself, or a sibling that is compressed already, if the client takes it and it is not older.
+        Returns its coding too.
+        """
+        plain = await self._open(name)
         for coding in accepted_codings(accepted):
             try:
-                packed = self._directory.open(name + CODINGS[coding])
+                packed = await self._open(name + CODINGS[coding])
             except NotServed:
                 continue
-            if os.fstat(packed).st_mtime_ns >= os.fstat(file).st_mtime_ns:
-                return Representation.of(packed, plain.name, coding)
-            os.close(packed)
-        return plain
+            older = packed.found.st_mtime_ns < plain.found.st_mtime_ns
+            os.close(packed.file if older else plain.file)
+            if not older:
+                return packed, coding
+        return plain, None
+
+    async def _open(self, name: str) -> Opened:
+        """Open a file: here when the kernel can do so without a disk, else in a thread."""
+        opened = self._directory.open_cached(name)
+        if opened is None:
+            opened = await asyncio.to_thread(self._directory.open, name)
+        if time.time_ns() - opened.found.st_mtime_ns < SETTLE_NS:
+            await asyncio.sleep(SETTLE_NS / 1e9)
+            return opened._replace(found=os.fstat(opened.file))
+        return opened
 
     async def _follow(
         self, name: str, query: Mapping[str, list[str]], scope: Scope, receive: Receive, send: Send
@@ -240,18 +285,17 @@ class Files:
         if offset < 0:
             wrong = "it must be a number of bytes, 0 or more"
             raise Problem("invalid_params", f"offset: {wrong}.", [{"pointer": "/offset", "detail": wrong}])
-        file = await self._open(name)
+        file = (await self._open(name)).file
         self.traffic.streams += 1
         transport = connection(scope)
         leaving = asyncio.ensure_future(until_left(receive))
         try:
-            shown = Representation.of(file, name.rpartition("/")[2])
             headers = {
-                "Content-Type": shown.media_type,
+                "Content-Type": media_type(name.rpartition("/")[2]),
                 "Cache-Control": "no-store",
                 "X-Content-Type-Options": "nosniff",
             }
-            await send({"type": "http.response.start", "status": 200, "headers": _raw(headers)})
+            await send({"type": "http.response.start", "status": 200, "headers": raw(headers)})
             while scope["method"] == "GET" and not (leaving.done() or (transport and transport.is_closing())):
                 found = os.fstat(file)
                 if found.st_size < offset:
@@ -279,7 +323,7 @@ class Files:
         wanted = weights(headers.get("accept"))
         lines = any(wanted.get(kind, 0) > 0 for kind in ("application/jsonl", "application/x-ndjson"))
         media_type = "application/jsonl" if lines else "application/json"
-        await send({"type": "http.response.start", "status": 200, "headers": _raw({"Content-Type": media_type})})
+        await send({"type": "http.response.start", "status": 200, "headers": raw({"Content-Type": media_type})})
         found = self._directory.walk(prefix)
         first = True
         while method == "GET" and (some := await asyncio.to_thread(_some_entries, found)):
@@ -289,40 +333,6 @@ class Files:
         end = b"" if lines or method == "HEAD" else b"[]" if first else b"]"
         await send({"type": "http.response.body", "body": end})
         return None
-
-
-class Body:
-    """What of a representation is sent: all of it, one part, or several (multipart/byteranges, RFC 9110 §14.6)."""
-
-    def __init__(self, shown: Representation, wanted: list[Span] | None) -> None:
-        self.status = 200 if wanted is None else 206
-        self._spans = [Span(0, shown.size)] if wanted is None else wanted
-        self._heads: list[bytes] = []
-        self._end = b""
-        self.headers = {"Content-Type": shown.media_type}
-        if len(self._spans) == 1:
-            length = self._spans[0].count
-            if wanted is not None:
-                self.headers["Content-Range"] = self._spans[0].content_range(shown.size)
-        else:
-            boundary = secrets.token_hex(16)
-            for number, span in enumerate(self._spans):
-                begin = "" if number == 0 else "\r\n"
-                about = f"Content-Type: {shown.media_type}\r\nContent-Range: {span.content_range(shown.size)}"
-                self._heads.append(f"{begin}--{boundary}\r\n{about}\r\n\r\n".encode())
-            self._end = f"\r\n--{boundary}--\r\n".encode()
-            self.headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
-            length = sum(span.count for span in self._spans) + sum(map(len, self._heads)) + len(self._end)
-        self.headers["Content-Length"] = str(length)
-
-    def parts(self) -> Iterator[bytes | Span]:
-        if not self._heads:
-            yield self._spans[0]
-            return
-        for head, span in zip(self._heads, self._spans, strict=True):
-            yield head
-            yield span
-        yield self._end
 
 
 def read_headers(scope: Scope) -> dict[str, str]:
@@ -353,12 +363,12 @@ def _some_entries(found: Iterator[tuple[str, os.stat_result]]) -> list[bytes]:
                 "path": path,
                 "size": entry.st_size,
                 "modified": rfc3339(entry.st_mtime_ns // 1_000_000),
-                "etag": Validators.of(entry).etag,
+                "etag": Validators.of(State.of(entry)).etag,
             }
         )
         for path, entry in islice(found, 500)
     ]
 
 
-def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def raw(headers: Mapping[str, str]) -> RawHeaders:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

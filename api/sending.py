@@ -14,9 +14,8 @@ import aiofiles
 from starlette.types import Message, Receive, Scope, Send
 
 from api.ranges import Span
-from api.zerocopy import EXTENSION, TRANSPORT, ClientGone
+from api.zerocopy import EXTENSION, SMALL, TRANSPORT, ClientGone
 
-SMALL = 64 * 1024  # up to here one read and one write beat sendfile
 BLOCK = 256 * 1024
 
 
@@ -59,8 +58,8 @@ def patient(scope: Scope, send: Send, stall_s: float) -> Send:
     async def send_in_time(message: Message) -> None:
         if transport.is_closing():
             raise ClientGone("the client left")
-        if message["type"] == EXTENSION:  # looks after itself
-            await send(message)
+        if message["type"] == EXTENSION or not transport.get_write_buffer_size():
+            await send(message)  # looks after itself, or has nothing to wait for
             return
         timer = loop.call_later(stall_s, transport.abort)
         try:

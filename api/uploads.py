@@ -23,7 +23,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive
 
-from api.conditions import Validators, refused
+from api.conditions import State, Validators, refused
 from api.problems import plain_problem
 from api.settings import ApiSettings
 from shared.beneath import Directory, NotServed, parts
@@ -129,7 +129,7 @@ class Uploads:
         return await asyncio.to_thread(self._delete, path, headers)
 
     def _delete(self, path: str, headers: Mapping[str, str]) -> Response:
-        os.close(self._directory.open(path))  # a regular file, and nothing else
+        os.close(self._directory.open(path).file)  # a regular file, and nothing else
         with self._directory.parent(path) as (directory, name), locked(directory):
             if status := refused("DELETE", headers, current(directory, name)):
                 return plain_problem(status, "Precondition Failed", f"/files/{path}")
@@ -184,7 +184,7 @@ class _Temporary:
             os.rename(self._name, self._target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
             self._name = None
             os.fsync(self._directory)
-        return (201 if before is None else 204), Validators.of(os.fstat(self._file)).etag
+        return (201 if before is None else 204), Validators.of(State.of(os.fstat(self._file))).etag
 
     def discard(self) -> None:
         """Close it, and remove what has not been published."""
@@ -245,7 +245,7 @@ def current(directory: int, name: str) -> Validators | None:
         return None
     if not stat.S_ISREG(found.st_mode):
         raise NotServed(name)
-    return Validators.of(found)
+    return Validators.of(State.of(found))
 
 
 def write_all(file: int, block: bytes) -> None:

@@ -6,6 +6,8 @@ uvicorn's request cycle behind `send`, waits until the headers have left the tra
 file to the socket. Beside a path it takes `file` (a descriptor), `offset` and `count`, `sent` (called with each number
 of bytes that went out), and `more_body` as a body does.
 
+Headers and a small body, which uvicorn writes one after the other, leave as one packet.
+
 Beside it, TRANSPORT hands the app the connection's transport: uvicorn has no time limit for sending, and of several
 requests on one connection it tells only the last that the client has left.
 
@@ -28,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 EXTENSION = "http.response.pathsend"
 TRANSPORT = "millstream.transport"
 WINDOW = 1024 * 1024  # what one stream sends before the others have their turn
+SMALL = 64 * 1024  # up to here one read and one write, with the headers, beat sendfile
 PROBE = 128 * 1024  # a window counts as cached when one byte in every so many is
 
 
@@ -56,8 +59,14 @@ class ZeroCopy:
         async def send_or_copy(message: Message) -> None:
             if message["type"] == EXTENSION:
                 await self._copy(cycle, message)
+                return
+            if message["type"] == "http.response.start":
+                cycle.transport = Together(cycle)  # type: ignore[assignment]
+                await send(message)
             else:
                 await send(message)
+                if isinstance(cycle.transport, Together):
+                    cycle.transport.flush()
 
         try:
             await self._app(scope, receive, send_or_copy)
@@ -68,6 +77,8 @@ class ZeroCopy:
                 cycle.disconnected = True
 
     async def _copy(self, cycle: RequestResponseCycle, message: Message) -> None:
+        if isinstance(cycle.transport, Together):
+            cycle.transport.flush()
         opened = os.open(message["path"], os.O_RDONLY | os.O_CLOEXEC) if "file" not in message else None
         file: int = message["file"] if opened is None else opened
         try:
@@ -120,6 +131,45 @@ class ZeroCopy:
                 return os.sendfile(out, file, offset, count)
             except BlockingIOError:
                 await _writable(loop, out, self._stall_s)
+
+
+class Together:
+    """Stands in for a cycle's transport from the headers to the first of the body, if that comes in the same tick of
+    the loop: so a small answer is one write and one packet.
+    """
+
+    __slots__ = ("_cycle", "_held", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._transport = cycle.transport
+        self._held = b""
+
+    def write(self, data: bytes | bytearray) -> None:
+        if not self._held:
+            self._held = bytes(data)
+            asyncio.get_running_loop().call_soon(self.flush)
+        elif len(data) <= SMALL:
+            self._held += data
+            self.flush()
+        else:
+            self.flush()
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write what is held, and step aside. A second time: nothing."""
+        held, self._held = self._held, b""
+        if held:
+            self._cycle.transport = self._transport
+            if not self._transport.is_closing():  # uvloop raises for one that is closed
+                self._transport.write(held)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 def _plain(transport: Any) -> bool:

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 _SYS_OPENAT2 = {"x86_64": 437, "aarch64": 437, "arm64": 437}.get(platform.machine()) if os.name == "posix" else None
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH, _CACHED = 0x02, 0x04, 0x08, 0x20  # linux/openat2.h, RESOLVE_*
@@ -24,6 +25,13 @@ DEEPEST = 100  # steps in a path: a walk holds a descriptor open for each
 
 class NotServed(Exception):
     """There is nothing there, as far as anybody outside may know."""
+
+
+class Opened(NamedTuple):
+    """A descriptor, for reading, of a regular file, and what was found there. Whoever gets it closes it."""
+
+    file: int
+    found: os.stat_result
 
 
 def parts(path: str) -> tuple[str, ...]:
@@ -58,15 +66,15 @@ class Directory:
     def close(self) -> None:
         os.close(self._fd)
 
-    def open(self, path: str) -> int:
-        """A descriptor, for reading, of a regular file. Raises NotServed; the caller closes it."""
+    def open(self, path: str) -> Opened:
+        """Open a regular file. Raises NotServed."""
         try:
             fd = self._open_at(parts(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         except (OSError, ValueError) as error:
             raise NotServed(path) from error
         return _regular(fd, path)
 
-    def open_cached(self, path: str) -> int | None:
+    def open_cached(self, path: str) -> Opened | None:
         """As `open`, without waiting for a disk; None when that cannot be, or the kernel (before 5.12) cannot tell."""
         if not self._openat2:
             return None
@@ -139,11 +147,12 @@ class Directory:
         return _step_by_step(self._fd, steps, flags | os.O_CLOEXEC)
 
 
-def _regular(fd: int, path: str) -> int:
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+def _regular(fd: int, path: str) -> Opened:
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
         os.close(fd)
         raise NotServed(path)
-    return fd
+    return Opened(fd, found)
 
 
 def _step_by_step(at: int, steps: tuple[str, ...], flags: int) -> int:

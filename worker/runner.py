@@ -104,10 +104,10 @@ class Attempt:
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[AsyncBufferedReader]:
         try:
-            file = await asyncio.to_thread(self._directory.open, path)
+            opened = await asyncio.to_thread(self._directory.open, path)
         except NotServed:
             raise FileNotFoundError(f"There is no file {path!r} in the data directory.") from None
-        async with aiofiles.open(file, "rb") as handle:
+        async with aiofiles.open(opened.file, "rb") as handle:
             yield handle
 
     # Writing events.

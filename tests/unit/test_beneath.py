@@ -78,7 +78,7 @@ SERVED = ["a", "deep/b", "deep/er/c", "naïve file", "日本", "percent%2e", "ne
 
 @pytest.mark.parametrize("path", SERVED)
 def test_regular_files_are_opened(directory: Directory, path: str) -> None:
-    file = directory.open(path)
+    file, _ = directory.open(path)
     assert os.read(file, 10) == b"served"
     os.close(file)
 
@@ -139,7 +139,7 @@ STEP = st.one_of(
 def opened(directory: Directory, path: str) -> tuple[int, int] | None:
     """The inode that a path opens, if it opens one."""
     try:
-        file = directory.open(path)
+        file, _ = directory.open(path)
     except NotServed:
         return None
     try:
@@ -167,7 +167,7 @@ def test_no_path_leads_outside_and_both_ways_of_opening_agree(home: Path, steps:
             else:
                 assert cached is None or found[-1] is not None
                 if cached is not None:
-                    os.close(cached)
+                    os.close(cached.file)
         finally:
             directory.close()
     assert found[0] == found[1]
@@ -259,7 +259,7 @@ def test_paths_may_have_a_hundred_steps_and_walks_go_no_deeper(tmp_path: Path) -
         for path in ("d/" * 99 + "f", "d/" * 98 + "f"):
             with directory.parent(path, create=True) as (parent, name):
                 os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=parent))
-            os.close(directory.open(path))
+            os.close(directory.open(path).file)
         with pytest.raises(NotServed), directory.parent("d/" * 100 + "f", create=True):
             pass
         below = tmp_path / ("d/" * 100)
