@@ -1,6 +1,8 @@
 """`python -m api`: run one API process."""
 
+import resource
 import sys
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Annotated, Any
 
@@ -58,8 +60,16 @@ def api(
         print(error, file=sys.stderr)
         return 2
     set_up_logging(settings.log_level, tier="api")
+    _allow_many_files()
     make_server(settings, host, port).run()
     return 0
+
+
+def _allow_many_files() -> None:
+    """As many open sockets and files as we may have: many systems begin with 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS names no limit that it would take
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

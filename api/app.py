@@ -8,6 +8,7 @@ from typing import Annotated
 import structlog
 from fastapi import FastAPI, Query, Response
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,7 +16,7 @@ from api import jobs
 from api.commands import Commands
 from api.files import PREFIX as FILES
 from api.files import STREAM, Files
-from api.problems import answer_with_problems, problem_response, problems
+from api.problems import answer_with_problems, problem_response, problems, unexpected
 from api.relay import Relay
 from api.schemas import TrafficInfo
 from api.sending import Traffic
@@ -48,13 +49,13 @@ def create_app(settings: ApiSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = Store(settings.redis_url, name="api", limits=settings.limits, patience_s=settings.store_patience_s)
         relay = Relay(settings.redis_url, store, check_s=settings.check_s)
-        commands = Commands(settings, store, relay, Keys(settings.api_keys_file))
+        commands = Commands(settings, store, relay, Keys(settings.api_keys_file), draining)
         sockets = Sockets(commands)
         app.state.commands = commands
         app.router.routes.append(WebSocketRoute("/ws", sockets.serve))
 
         async def drain() -> None:
-            commands.draining.set()
+            draining.set()
             await sockets.drain()
 
         app.state.drain = drain
@@ -70,8 +71,10 @@ def create_app(settings: ApiSettings) -> FastAPI:
             await relay.close()
             await store.close()
 
+    draining = asyncio.Event()
     app = FastAPI(title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.settings = settings
+    app.state.draining = draining
     app.state.traffic = Traffic()
     answer_with_problems(app)
     app.include_router(jobs.router)
@@ -101,7 +104,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     async def readyz() -> Response:
         """Should this process get traffic? The store answers, and it is not draining."""
         commands: Commands = app.state.commands
-        if commands.draining.is_set():
+        if draining.is_set():
             return problem_response(Problem("draining", "This server is restarting.", retry_after_s=1), "/readyz")
         with suppress(Exception):
             async with asyncio.timeout(2):
@@ -118,7 +121,9 @@ def with_files(app: FastAPI) -> ASGIApp:
     """
     settings: ApiSettings = app.state.settings
     keys, directory = Keys(settings.api_keys_file), Directory(settings.data_dir)
-    files, uploads = Files(settings, keys, directory, app.state.traffic), Tus(settings, keys, directory)
+    reading = Files(settings, keys, directory, app.state.traffic, app.state.draining)
+    files = ServerErrorMiddleware(reading, handler=unexpected)
+    uploads = ServerErrorMiddleware(Tus(settings, keys, directory), handler=unexpected)
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"] if scope["type"] == "http" else ""

@@ -33,8 +33,8 @@ class Commands:
     store: Store
     relay: Relay
     keys: Keys
+    draining: asyncio.Event
     catalog: Catalog = field(default_factory=Catalog)
-    draining: asyncio.Event = field(default_factory=asyncio.Event)
     _refreshed: float = 0.0
 
     async def submit(self, who: Principal, request: Submit, job: str, *, follow: bool = True) -> Submitted:

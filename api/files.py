@@ -126,15 +126,18 @@ def disposition(name: str) -> str:
 
 
 class Files:
-    """The app. `traffic` is for the operator."""
+    """The app. `traffic` is for the operator; when `draining` is set, nobody follows a file any longer."""
 
-    def __init__(self, settings: ApiSettings, keys: Keys, directory: Directory, traffic: Traffic) -> None:
+    def __init__(
+        self, settings: ApiSettings, keys: Keys, directory: Directory, traffic: Traffic, draining: asyncio.Event
+    ) -> None:
         self._settings = settings
         self._keys = keys
         self._directory = directory
         self._digests = Digests()
         self._uploads = Uploads(settings, directory)
         self.traffic = traffic
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = read_headers(scope)
@@ -277,7 +280,9 @@ class Files:
     async def _follow(
         self, name: str, query: Mapping[str, list[str]], scope: Scope, receive: Receive, send: Send
     ) -> Response | None:
-        """Like tail -f: from an offset on, then what is appended, until the client leaves or the file is cut short."""
+        """Like tail -f: from an offset on, then what is appended, until the client leaves, the file is cut short, or
+        the server drains.
+        """
         try:
             offset = int(query.get("offset", ["0"])[0])
         except ValueError:
@@ -296,7 +301,9 @@ class Files:
                 "X-Content-Type-Options": "nosniff",
             }
             await send({"type": "http.response.start", "status": 200, "headers": raw(headers)})
-            while scope["method"] == "GET" and not (leaving.done() or (transport and transport.is_closing())):
+            while scope["method"] == "GET" and not (
+                self._draining.is_set() or leaving.done() or (transport and transport.is_closing())
+            ):
                 found = os.fstat(file)
                 if found.st_size < offset:
                     break

@@ -64,11 +64,16 @@ def answer_with_problems(app: FastAPI) -> None:
     async def validation(request: Request, error: RequestValidationError) -> Response:
         return problem_response(_invalid(error), request.url.path)
 
-    @app.exception_handler(Exception)
-    async def internal(request: Request, error: Exception) -> Response:
-        log.error("request failed", path=request.url.path, exc_info=error)
-        detail = "Something went wrong here; it has been logged."
-        return problem_response(Problem("internal_error", detail), request.url.path)
+    app.add_exception_handler(Exception, unexpected)
+
+
+async def unexpected(request: Request, error: Exception) -> Response:
+    """The answer to what nobody thought of. The server logs the traceback, and closes the connection."""
+    log.error("request failed", method=request.method, path=request.url.path, error=repr(error))
+    detail = "Something went wrong here; it has been logged."
+    response = problem_response(Problem("internal_error", detail), request.url.path)
+    response.headers["Connection"] = "close"
+    return response
 
 
 def _invalid(error: RequestValidationError) -> Problem:

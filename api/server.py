@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from time import monotonic
 from types import FrameType
 
 import structlog
@@ -18,9 +19,10 @@ log = structlog.get_logger("millstream.api")
 class Server(uvicorn.Server):
     """SIGTERM or SIGINT drains and then ends the server; a second one ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_s: float) -> None:
         super().__init__(config)
         self._app = app
+        self._drain_s = drain_s
         self._draining: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -36,9 +38,12 @@ class Server(uvicorn.Server):
         self._draining = self._loop.create_task(self._drain())
 
     async def _drain(self) -> None:
+        began = monotonic()
         try:
             await self._app.state.drain()
         finally:
+            left = self._drain_s - (monotonic() - began)  # for what still streams
+            self.config.timeout_graceful_shutdown = max(0.1, left)  # type: ignore[assignment]  # fractions are fine
             self.should_exit = True
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
@@ -69,9 +74,8 @@ def make_server(settings: ApiSettings, host: str, port: int) -> Server:
         ws_ping_interval=20,
         # A reader that is slow, or that we do not read from for now, cannot answer in time: TCP says when it is gone.
         ws_ping_timeout=None,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         log_config=None,
         access_log=False,
         server_header=False,
     )
-    return Server(config, app)
+    return Server(config, app, settings.drain_s)

@@ -131,7 +131,11 @@ class Tus:
             await asyncio.to_thread(self._begin, upload)
         offset = 0
         if length == 0 or headers.get("content-type") == CONTENT_TYPE:
-            offset = await self._append(upload, headers, body_blocks(receive), at=0)
+            try:
+                offset = await self._append(upload, headers, body_blocks(receive), at=0)
+            except BaseException:  # nobody will ever know where it was
+                await asyncio.to_thread(self._remove, upload)
+                raise
         location = {"Location": f"{PREFIX}/{upload.id}"}
         return Response(status_code=201, headers={**location, **self._progress(upload, offset)})
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import re
+import resource
 import shutil
 import socket
 import statistics
@@ -228,8 +229,8 @@ async def bench(rounds: int, seconds: float, big: int) -> None:
         data.mkdir()
         for name, size in (("big.bin", big), ("ten.bin", 10 * 2**20), ("small.bin", 4096)):
             with (data / name).open("wb") as file:
-                for _ in range(max(1, size // 2**20)):
-                    file.write(os.urandom(min(size, 2**20)))
+                for offset in range(0, size, 2**20):
+                    file.write(os.urandom(min(size - offset, 2**20)))
         async with Processes(Path(home)) as processes:
             contestants = await start(processes, data)
             table = Table(title=f"Files, {date.today()}, one machine, medians of {rounds} alternating rounds (min–max)")
@@ -265,8 +266,10 @@ def _cell(speeds: list[float], cpu: list[float]) -> str:
     return f"{speed}\n{statistics.median(cpu):.2f} CPU s/GB"
 
 
-async def slow(readers: int, seconds: float) -> None:
-    """Many slow readers of one large file: what each costs in memory, and what the others feel of it."""
+async def slow(readers: int, seconds: float) -> float:
+    """Many slow readers of one large file: what each costs in memory (in KiB, returned), what others feel (printed)."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as home:
         data = Path(home) / "files"
         data.mkdir()
@@ -282,17 +285,17 @@ async def slow(readers: int, seconds: float) -> None:
             async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
                 while (await http.get("/streams")).json()["open"] < readers:  # noqa: ASYNC110 (asked over HTTP)
                     await asyncio.sleep(0.1)
-            busy = await _felt(api, seconds)
+                busy = await _felt(api, seconds)
+                assert (await http.get("/streams")).json()["open"] == readers, "nobody was dropped"
             grown = (api.rss_bytes() - before) / readers / 1024
             for task in reading:
                 task.cancel()
-            print(f"{readers} slow readers of 1 GiB: {grown:.1f} KiB of memory each")
-            for name in idle:
-                values = [
-                    f"{statistics.median(v):.2f} / {sorted(v)[len(v) * 99 // 100]:.2f}"
-                    for v in (idle[name], busy[name])
-                ]
-                print(f"{name:<22} p50 / p99 ms: {values[0]} without them, {values[1]} with them")
+            await asyncio.gather(*reading, return_exceptions=True)
+    print(f"{readers} slow readers of 1 GiB: {grown:.1f} KiB of memory each")
+    for name in idle:
+        values = [f"{statistics.median(v):.2f} / {sorted(v)[len(v) * 99 // 100]:.2f}" for v in (idle[name], busy[name])]
+        print(f"{name:<22} p50 / p99 ms: {values[0]} without them, {values[1]} with them")
+    return grown
 
 
 async def _slow_reader(api: Process) -> None:

@@ -1,6 +1,7 @@
 """An API that is told to end, and one whose store is away."""
 
 import asyncio
+import resource
 import signal
 from pathlib import Path
 
@@ -96,3 +97,34 @@ async def test_while_the_store_is_away_requests_fail_in_words_and_afterwards_all
             assert await simple.recv() == "Processed data: hello"
         assert worker.running is not None
         assert worker.running.returncode is None, "the worker lived through it"
+
+
+async def test_a_drain_ends_what_follows_a_file_and_takes_no_longer_than_it_may(
+    stack: Stack, own_processes: Processes, tmp_path: Path
+) -> None:
+    (tmp_path / "log.txt").write_text("line\n")
+    api = await own_processes.api(
+        stack.store, MILLSTREAM_DATA_DIR=str(tmp_path), MILLSTREAM_DRAIN_S="2", MILLSTREAM_FOLLOW_S="0.05"
+    )
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http, plain(api, "?analysis=hold") as held:
+        await held.send(str(tmp_path / "never"))
+        async with http.stream("GET", "/files/log.txt?follow=true") as following:
+            lines = following.aiter_lines()
+            assert await anext(lines) == "line"
+            began = asyncio.get_running_loop().time()
+            api.signal(signal.SIGTERM)
+            assert [line async for line in lines] == [], "the stream ends, and in order"
+        await api.ended()
+        took = asyncio.get_running_loop().time() - began
+    assert 1.5 < took < 3, "what still has something to wait for gets the time that was set, and no more"
+    assert "/files/log.txt" not in api.log.read_text()
+
+
+async def test_an_api_takes_as_many_files_as_it_may(stack: Stack, own_processes: Processes) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        api = await own_processes.api(stack.store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(api.pid, resource.RLIMIT_NOFILE) == (hard, hard)

@@ -4,13 +4,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from api.app import create_app, with_files
+from api.settings import ApiSettings
+from shared.beneath import Directory
 from tests.integration.conftest import Stack
 from tests.integration.web import pointers, problem, web
+from tests.processes import Processes
 
 JSON = {"Content-Type": "application/json"}
 MIB = 1024 * 1024
@@ -39,6 +44,32 @@ async def test_what_the_framework_refuses_is_a_problem_too(
     assert (document["type"], document["status"]) == ("about:blank", status)
     assert document["title"]
     assert (status == 405) == ("allow" in answer.headers)
+
+
+async def test_what_nobody_thought_of_is_a_problem_without_a_traceback(
+    own_processes: Processes, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = await own_processes.api(stack.store, None, MILLSTREAM_DATA_DIR=str(tmp_path))
+    (tmp_path / ".uploads").mkdir()
+    (tmp_path / ".uploads" / f"{'0' * 32}.json").write_text("this is no upload")
+    async with web(api) as http:
+        of_uploads = await http.head(f"/uploads/{'0' * 32}", headers={"Tus-Resumable": "1.0.0"})
+        assert (of_uploads.status_code, of_uploads.headers["content-type"]) == (500, "application/problem+json")
+        assert (await http.get("/healthz")).status_code == 200
+    log = api.log.read_text()
+    assert '"event": "request failed"' in log
+    assert "Traceback" in log, "for whoever runs it"
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(Directory, "open_cached", fail)
+    app = with_files(create_app(ApiSettings(data_dir=tmp_path)))
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        answer = await http.get("/files/f")
+        problem(answer, "internal_error")
+        assert "secret" not in answer.text
 
 
 NO_JSON = [

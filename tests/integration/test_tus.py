@@ -203,6 +203,35 @@ async def test_a_whole_upload_may_come_with_its_creation(api: Process, home: Pat
         assert (await http.get(f"/files/{path}")).content == content
 
 
+async def test_a_creation_that_fails_leaves_nothing_for_nobody_knows_where_it_was(
+    api: Process, stack: Stack, home: Path
+) -> None:
+    def kept() -> list[Path]:
+        return sorted((stack.data / ".uploads").iterdir())
+
+    async with web(api) as http:
+        await create(http, f"{home.name}/other", 10)
+        before = kept()
+        head = {**TUS, "Upload-Length": "5", **metadata(f"{home.name}/f"), "Content-Type": OFFSET}
+        wrong = {**head, "Upload-Checksum": checksum(b"other")}
+        for status, headers, content in ((460, wrong, b"hello"), (413, head, b"hello!")):
+            answer = await http.post("/uploads", content=content, headers=headers)
+            assert (answer.status_code, "location" in answer.headers, kept()) == (status, False, before)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    _, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+    writer.write(f"POST /uploads HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n{lines}\r\nhel".encode())
+
+    async def begun() -> bool:
+        return kept() != before
+
+    async def gone() -> bool:
+        return kept() == before
+
+    await until(begun, what="the upload to begin")
+    writer.close()
+    await until(gone, what="what its client cannot know to be removed")
+
+
 async def test_a_target_that_is_never_served_is_never_written(stack: Stack, api: Process, home: Path) -> None:
     outside = stack.data.parent / "outside-of-tus"
     outside.mkdir()

@@ -81,7 +81,7 @@ class Seen:
 
     def __init__(self, data: Path) -> None:
         self.offered: set[bool] = set()
-        self._files = Files(ApiSettings(send_timeout_s=1), Keys(None), Directory(data), Traffic())
+        self._files = Files(ApiSettings(send_timeout_s=1), Keys(None), Directory(data), Traffic(), asyncio.Event())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
