@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Query, Request, Response
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import WebSocketRoute
@@ -16,6 +16,7 @@ from api import jobs
 from api.commands import Commands
 from api.files import PREFIX as FILES
 from api.files import STREAM, Files
+from api.metrics import Sources, exposition
 from api.problems import answer_with_problems, problem_response, problems, unexpected
 from api.relay import Relay
 from api.schemas import TrafficInfo
@@ -33,6 +34,10 @@ from shared.store import Store
 
 log = structlog.get_logger("millstream.api")
 
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}, "description": "the metrics"},
+    **problems("unauthorized", "forbidden"),
+}
 EXPOSED = [
     "Location", "Link", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "ETag", "Accept-Ranges",
     "Content-Range", "Content-Disposition", "Repr-Digest", "Tus-Resumable", "Upload-Offset", "Upload-Length",
@@ -52,6 +57,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         commands = Commands(settings, store, relay, Keys(settings.api_keys_file), draining)
         sockets = Sockets(commands)
         app.state.commands = commands
+        app.state.sources = Sources(commands, sockets, app.state.traffic)
         app.router.routes.append(WebSocketRoute("/ws", sockets.serve))
 
         async def drain() -> None:
@@ -111,6 +117,13 @@ def create_app(settings: ApiSettings) -> FastAPI:
                 await commands.store.pipeline.call("PING")
             return Response(b'{"status":"ready"}', media_type="application/json")
         return problem_response(Problem("store_unavailable", "The store does not answer.", retry_after_s=1), "/readyz")
+
+    @app.get("/metrics", tags=["server"], response_class=Response, responses=METRICS)
+    async def metrics(request: Request, who: jobs.Who) -> Response:
+        """What this process counts and what the store knows of the fleet, as Prometheus reads it."""
+        who.need("metrics")
+        text, media_type = await exposition(app.state.sources, request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": media_type})
 
     return app
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -27,6 +28,14 @@ T = TypeVar("T", Snapshot, Page)
 REFRESH_S = 0.2  # an unknown name looks at the store again, at most this often
 
 
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The live workers by their last heartbeats, and how full the queues are."""
+
+    workers: list[dict[str, Any]]
+    queues: list[dict[str, Any]]
+
+
 @dataclass(slots=True)
 class Commands:
     settings: ApiSettings
@@ -35,10 +44,20 @@ class Commands:
     keys: Keys
     draining: asyncio.Event
     catalog: Catalog = field(default_factory=Catalog)
+    submissions: Counter[str] = field(default_factory=lambda: Counter(accepted=0))  # by what came of it
     _refreshed: float = 0.0
 
     async def submit(self, who: Principal, request: Submit, job: str, *, follow: bool = True) -> Submitted:
         """Accept a job under the id `job`. `follow`: this node wants to hear of it."""
+        try:
+            submitted = await self._submit(who, request, job, follow)
+        except Problem as problem:
+            self.submissions[problem.slug] += 1
+            raise
+        self.submissions["duplicate" if submitted.duplicate else "accepted"] += 1
+        return submitted
+
+    async def _submit(self, who: Principal, request: Submit, job: str, follow: bool) -> Submitted:
         who.need("submit")
         if self.draining.is_set():
             raise Problem(
@@ -99,19 +118,11 @@ class Commands:
         except StoreUnavailable:
             raise unavailable() from None
 
-    async def workers(self, who: Principal) -> list[bytes]:
-        """The live workers' last heartbeats, as JSON."""
-        who.need("admin")
-        try:
-            return await self.store.workers()
-        except StoreUnavailable:
-            raise unavailable() from None
-
-    async def queues(self, who: Principal) -> list[dict[str, Any]]:
-        """How full each queue and priority is; what runs is known for a queue as a whole."""
+    async def fleet(self) -> Fleet:
+        """Workers and queues; what runs is known for a queue as a whole. Whoever asks must be allowed to know."""
         names = sorted({"default", *(entry.queue for entry in self.catalog.entries.values())})
-        beats = [from_json(beat) for beat in await self.workers(who)]
         try:
+            beats = [from_json(beat) for beat in await self.store.workers()]
             lanes = await self.store.queues(names)
         except StoreUnavailable:
             raise unavailable() from None
@@ -129,7 +140,7 @@ class Commands:
                     "oldest_age_s": max(row[2] for row in lanes[name]),
                 }
             )
-        return queues
+        return Fleet(beats, queues)
 
     async def jobs(
         self, who: Principal, *, status: str = "", analysis: str = "", limit: int = 50, before: str = ""

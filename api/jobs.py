@@ -261,13 +261,15 @@ async def analysis(_: Who, commands: Do, name: str) -> Response:
 @router.get("/workers", response_model=list[WorkerInfo], responses=problems(*GENERAL))
 async def workers(who: Who, commands: Do) -> Response:
     """The live workers, by their last heartbeat."""
-    return _json([from_json(beat) for beat in await commands.workers(who)])
+    who.need("admin")
+    return _json((await commands.fleet()).workers)
 
 
 @router.get("/queues", response_model=list[QueueInfo], responses=problems(*GENERAL))
 async def queues(who: Who, commands: Do) -> Response:
     """How full the queues are."""
-    return _json(await commands.queues(who))
+    who.need("admin")
+    return _json((await commands.fleet()).queues)
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -26,12 +26,15 @@ CHUNK = 500  # jobs that one look at the store asks about
 
 
 class Relay:
-    """Owns the channel `ms:node:<node>`. `catalog_changed` is set when workers have advertised something new."""
+    """Owns the channel `ms:node:<node>`. `catalog_changed` is set when workers have advertised something new; `events`
+    counts what came.
+    """
 
     def __init__(self, url: str, store: Store, *, check_s: float) -> None:
         self.node = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         self.hub = Hub(self._forget)
         self.catalog_changed = asyncio.Event()
+        self.events = 0
         self._store = store
         self._check_s = check_s
         self._pipeline = Pipeline(url, name=f"{self.node}-relay", on_connect=self._listen, on_push=self._on_push)
@@ -66,6 +69,7 @@ class Relay:
             except ValueError:
                 log.warning("what was published is not an event", payload=repr(message[2][:100]))
                 return
+            self.events += 1
             self.hub.publish(event)
 
     def _forget(self, job: str) -> None:

@@ -46,6 +46,7 @@ class WorkerInfo(Shape):
     running: int
     rss: int = Field(description="resident memory, in bytes")
     at: str = Field(description="its last heartbeat")
+    ended: dict[str, int] = Field(description="attempts since its start, by how they ended")
 
 
 class QueueInfo(Shape):

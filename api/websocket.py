@@ -3,6 +3,7 @@
 import asyncio
 import random
 from base64 import urlsafe_b64decode
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -64,6 +65,11 @@ class Sockets:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
+    def count(self) -> dict[str, int]:
+        """How many are open, by protocol."""
+        found = Counter(socket.protocol for socket in self._open)
+        return {"plain": found[None], PROTOCOL: found[PROTOCOL]}
+
     async def drain(self) -> None:
         """Tell every client to reconnect, let what is owed to it go out, and close."""
         async with asyncio.TaskGroup() as group:
@@ -83,6 +89,7 @@ class Socket:
         self._commands = commands
         self._hub = commands.relay.hub
         self._who = who
+        self.protocol = protocol
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._closing: int | None = None

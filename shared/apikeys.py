@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import Problem
 
-Scope = Literal["submit", "read", "files:read", "files:write", "admin"]
+Scope = Literal["submit", "read", "files:read", "files:write", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 LOOK_S = 1.0  # how often the file is looked at
 

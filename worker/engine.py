@@ -157,6 +157,7 @@ class Engine(Worker):
             attempt.stop(Stop.DRAIN)
         analysis = self._analyses.get(job.analysis)
         outcome = await attempt.run(analysis)
+        self.leases.ended[outcome] += 1
         if outcome == "succeeded":
             self.jobs_complete += 1
         elif outcome == "failed":

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import redis
@@ -21,7 +22,8 @@ log = structlog.get_logger("millstream.worker")
 
 
 class Leases(threading.Thread):
-    """Holds what this worker has claimed: `held` is the set of (job, token), changed by the loop, read here.
+    """Holds what this worker has claimed: `held` is the set of (job, token), changed by the loop, read here. So is
+    `ended`, which counts attempts by how they ended.
 
     `on_lost` is called, in this thread, for each pair that is no longer owned.
     """
@@ -39,6 +41,7 @@ class Leases(threading.Thread):
     ) -> None:
         super().__init__(name="leases", daemon=True)
         self.held: set[tuple[str, str]] = set()
+        self.ended = Counter({"succeeded": 0, "failed": 0, "retrying": 0})
         self.last_tick = time.monotonic()
         self._worker = worker
         self._lease_ms = round(lease_s * 1000)
@@ -86,6 +89,7 @@ class Leases(threading.Thread):
                 "slots": self._slots,
                 "running": running,
                 "rss": _rss_bytes(),
+                "ended": dict(self.ended),
                 "at": rfc3339(time.time_ns() // 1_000_000),
             }
         )
