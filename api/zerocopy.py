@@ -6,7 +6,7 @@ uvicorn's request cycle behind `send`, waits until the headers have left the tra
 file to the socket. Beside a path it takes `file` (a descriptor), `offset` and `count`, `sent` (called with each number
 of bytes that went out), and `more_body` as a body does.
 
-Headers and a small body, which uvicorn writes one after the other, leave as one packet.
+What is written in one tick leaves as one packet, on WebSockets too (corked.py).
 
 Beside it, TRANSPORT hands the app the connection's transport: uvicorn has no time limit for sending, and of several
 requests on one connection it tells only the last that the client has left.
@@ -26,6 +26,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from api.corked import Corked
 
 EXTENSION = "http.response.pathsend"
 TRANSPORT = "millstream.transport"
@@ -49,24 +52,26 @@ class ZeroCopy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         cycle = getattr(send, "__self__", None)
-        if scope["type"] != "http" or not isinstance(cycle, RequestResponseCycle):
+        if isinstance(cycle, WebSocketsSansIOProtocol):
+            cycle.transport = Corked(cycle.transport)  # type: ignore[assignment]
+        if not isinstance(cycle, RequestResponseCycle):
             await self._app(scope, receive, send)
             return
-        scope["extensions"] = {**scope.get("extensions", {}), TRANSPORT: cycle.transport}
-        if _plain(cycle.transport):
+        transport = cycle.transport
+        scope["extensions"] = {**scope.get("extensions", {}), TRANSPORT: transport}
+        if _plain(transport):
             scope["extensions"][EXTENSION] = {}
+        corked = Corked(transport)
+        cycle.transport = corked  # type: ignore[assignment]
 
         async def send_or_copy(message: Message) -> None:
             if message["type"] == EXTENSION:
+                corked.flush()
                 await self._copy(cycle, message)
                 return
-            if message["type"] == "http.response.start":
-                cycle.transport = Together(cycle)  # type: ignore[assignment]
-                await send(message)
-            else:
-                await send(message)
-                if isinstance(cycle.transport, Together):
-                    cycle.transport.flush()
+            await send(message)
+            if message["type"] == "http.response.body":
+                corked.flush()
 
         try:
             await self._app(scope, receive, send_or_copy)
@@ -77,8 +82,6 @@ class ZeroCopy:
                 cycle.disconnected = True
 
     async def _copy(self, cycle: RequestResponseCycle, message: Message) -> None:
-        if isinstance(cycle.transport, Together):
-            cycle.transport.flush()
         opened = os.open(message["path"], os.O_RDONLY | os.O_CLOEXEC) if "file" not in message else None
         file: int = message["file"] if opened is None else opened
         try:
@@ -131,45 +134,6 @@ class ZeroCopy:
                 return os.sendfile(out, file, offset, count)
             except BlockingIOError:
                 await _writable(loop, out, self._stall_s)
-
-
-class Together:
-    """Stands in for a cycle's transport from the headers to the first of the body, if that comes in the same tick of
-    the loop: so a small answer is one write and one packet.
-    """
-
-    __slots__ = ("_cycle", "_held", "_transport")
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
-        self._transport = cycle.transport
-        self._held = b""
-
-    def write(self, data: bytes | bytearray) -> None:
-        if not self._held:
-            self._held = bytes(data)
-            asyncio.get_running_loop().call_soon(self.flush)
-        elif len(data) <= SMALL:
-            self._held += data
-            self.flush()
-        else:
-            self.flush()
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        """Write what is held, and step aside. A second time: nothing."""
-        held, self._held = self._held, b""
-        if held:
-            self._cycle.transport = self._transport
-            if not self._transport.is_closing():  # uvloop raises for one that is closed
-                self._transport.write(held)
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
 
 
 def _plain(transport: Any) -> bool:

@@ -81,7 +81,8 @@ async def start_embedded(directory: Path, *, preexec: Callable[[], None] | None 
     port = free_port()
     options = {
         "port": port, "bind": "127.0.0.1", "dir": str(directory), "daemonize": "no", "loglevel": "warning",
-        "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
+        "appendonly": "yes", "appendfsync": "everysec", "auto-aof-rewrite-min-size": "256mb", "save": "",
+        "maxmemory-policy": "noeviction",
         "logfile": str(directory.absolute() / "store.log"),
     }  # fmt: skip
     arguments = [server, *(part for name, value in options.items() for part in (f"--{name}", str(value)))]

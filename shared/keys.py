@@ -10,7 +10,7 @@
 | `ms:bucket:<owner>` | an owner's tokens for submissions (hash) | until it is full again |
 | `ms:front:<lane>:<owner>` | an owner's jobs that wait in a lane (sorted set) | overall time to live; bounded |
 | `ms:back:<lane>` | jobs that wait for one of their owner's to leave the lane (sorted set) | for ever; bounded |
-| `ms:bell:<queue>` | rings for idle workers (list) | for ever; at most 64 entries, none for an idle queue |
+| `ms:bell:<queue>` | a ring for an idle worker (list) | for ever; one entry, none for an idle queue |
 | `ms:worker:<id>` | one worker's last heartbeat (JSON) | three leases |
 | `ms:workers` | ids of workers by last heartbeat (sorted set) | for ever; trimmed at each heartbeat |
 | `ms:analyses` | what workers have advertised (hash) | for ever; one field an analysis |

@@ -110,7 +110,7 @@ class Processes:
         data.mkdir(exist_ok=True)
         options = {
             "port": port, "bind": "127.0.0.1", "dir": data, "appendonly": "yes", "save": "", "loglevel": "warning",
-            "maxmemory-policy": "noeviction",
+            "auto-aof-rewrite-min-size": "256mb", "maxmemory-policy": "noeviction",
         }  # fmt: skip
         arguments = [find_server(), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
         process = await self._start("store", arguments, {}, f"redis://127.0.0.1:{port}/0")

@@ -120,6 +120,13 @@ for _, lane in ipairs(KEYS) do
     end
   end
 end
-if #taken < n then redis.call('DEL', BELL .. queue) end
+if #taken < n then
+  redis.call('DEL', BELL .. queue)
+else
+  for _, lane in ipairs(KEYS) do
+    local first = redis.call('ZRANGE', lane, 0, 0, 'WITHSCORES')[2]
+    if first and tonumber(first) <= exact + moved then ring(queue) break end
+  end
+end
 table.insert(taken, 1, wait)
 return taken

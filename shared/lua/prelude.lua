@@ -44,10 +44,11 @@ local function write(job, attempt, kind, data)
   if TERMINAL[kind] then publish(job, 'watch_end', payload) end
 end
 
--- Wakes one idle worker of a queue, for what is due before it would look by itself (engine.py, LOOK_S). The list is
--- bounded: a worker that has been busy looks before it waits.
+-- Wakes one idle worker of a queue, for what is due before it would look by itself (engine.py, LOOK_S). A bell that
+-- still rings is enough: nobody is waiting then, or it would have been heard, and whoever hears it, and has no slot left
+-- for all that is due, rings again (claim).
 local function ring(queue)
-  if redis.call('LPUSH', BELL .. queue, '1') > 64 then redis.call('LPOP', BELL .. queue) end
+  if redis.call('LLEN', BELL .. queue) == 0 then redis.call('LPUSH', BELL .. queue, '1') end
 end
 
 -- Fairness between owners. Of each, only so many jobs wait in a lane (the front); the rest wait at the back, in their

@@ -5,7 +5,6 @@ import inspect
 import os
 import random
 import ssl
-from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
 from collections.abc import AsyncIterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from api.files import Files
 from api.sending import Traffic
 from api.settings import ApiSettings
-from api.zerocopy import EXTENSION, SMALL, ZeroCopy, cached, read_ahead
+from api.zerocopy import EXTENSION, ZeroCopy, cached, read_ahead
 from shared.apikeys import Keys
 from shared.beneath import Directory
 from shared.embedded import free_port
@@ -213,52 +212,6 @@ async def test_tls_and_other_protocols_fall_back_to_blocks(data: Path, tmp_path:
             await check(url)
             await leave_stall_and_cut(url, data)
         assert seen.offered == {False}
-
-
-async def test_headers_and_a_small_body_leave_together_and_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What each answer is written as: `h` the headers, `b` bytes of the body."""
-    written: list[str] = []
-    write = _SelectorSocketTransport.write
-
-    def noted(self: _SelectorSocketTransport, data: bytes) -> None:
-        if data.startswith(b"HTTP/1.1"):
-            written.append("h" + "b" * min(1, len(data.partition(b"\r\n\r\n")[2])))
-        elif data and set(data) <= set(b"x"):
-            written.append("b")
-        write(self, data)
-
-    sizes = {"/small": 5, "/empty": 0, "/parts": 10, "/edge": SMALL, "/large": SMALL + 1, "/later": 5}
-    later = asyncio.Event()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        path, headers = scope["path"], [(b"content-length", str(sizes[scope["path"]]).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        if path == "/later":
-            await asyncio.wait_for(later.wait(), 10)
-        for _ in range(2 if path == "/parts" else 1):
-            body = b"x" * (sizes[path] // (2 if path == "/parts" else 1))
-            await send({"type": "http.response.body", "body": body, "more_body": path == "/parts"})
-        if path == "/parts":
-            await send({"type": "http.response.body", "body": b""})
-
-    expected = {"/small": ["hb"], "/empty": ["h"], "/parts": ["hb", "b"], "/edge": ["hb"], "/large": ["h", "b"]}
-    monkeypatch.setattr(_SelectorSocketTransport, "write", noted)
-    async for url in serving(ZeroCopy(app, stall_s=10), http="httptools", loop="asyncio"):
-        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
-            for path, as_what in expected.items():
-                for connection in ("keep-alive", "close"):
-                    written.clear()
-                    assert (await http.get(path, headers={"Connection": connection})).content == b"x" * sizes[path]
-                    assert written == as_what, path
-            written.clear()
-            assert (await http.head("/small")).headers["content-length"] == "5"
-            assert written == ["h"]
-            written.clear()
-            async with http.stream("GET", "/later") as answer:
-                assert (answer.status_code, written) == (200, ["h"]), "headers wait for no body"
-                later.set()
-                assert await answer.aread() == b"xxxxx"
-            assert written == ["h", "b"]
 
 
 async def test_a_test_client_without_a_server_gets_the_same(data: Path) -> None:

@@ -1,0 +1,46 @@
+"""Fewer, fuller packets: what is written to a connection in one tick of the event loop leaves as one write.
+
+uvicorn writes headers and body of an answer, and each WebSocket message, by themselves, and uvloop sends each at once:
+a system call, a packet and a wake-up of the client for each.
+"""
+
+import asyncio
+from typing import Any
+
+MOST = 64 * 1024  # bytes that are held
+
+
+class Corked:
+    """Stands in for a transport where a protocol of uvicorn keeps its own."""
+
+    __slots__ = ("_held", "_loop", "_size", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._held: list[bytes | bytearray] = []
+        self._size = 0
+
+    def write(self, data: bytes | bytearray) -> None:
+        if len(data) > MOST:
+            self.flush()
+            self._transport.write(data)
+            return
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > MOST:  # at once, so that the transport can say that it is full
+            self.flush()
+
+    def flush(self) -> None:
+        held, self._held, self._size = self._held, [], 0
+        if held and not self._transport.is_closing():  # uvloop raises for one that is closed
+            self._transport.write(held[0] if len(held) == 1 else b"".join(held))
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

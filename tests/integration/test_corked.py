@@ -1,0 +1,97 @@
+"""What is written in one tick of the loop leaves as one write, and nothing waits longer than that."""
+
+import asyncio
+from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.asyncio.client import connect
+
+from api.corked import MOST
+from api.zerocopy import ZeroCopy
+from tests.integration.test_zerocopy import serving
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is written to sockets of this process: `h` HTTP headers, `b` bytes of a body, `m` a message."""
+    seen: list[str] = []
+    write = _SelectorSocketTransport.write
+
+    def noted(self: _SelectorSocketTransport, data: bytes) -> None:
+        if data.startswith(b"HTTP/1.1"):
+            seen.append("h" + "b" * min(1, len(data.partition(b"\r\n\r\n")[2])))
+        elif data[:1] == b"\x81" and not data[1] & 0x80:  # a server's text frame
+            seen.append("m" * data.count(b"message"))
+        elif data and set(data) <= set(b"x"):
+            seen.append("b")
+        write(self, data)
+
+    monkeypatch.setattr(_SelectorSocketTransport, "write", noted)
+    return seen
+
+
+async def test_headers_and_a_small_body_leave_together(written: list[str]) -> None:
+    sizes = {"/small": 5, "/empty": 0, "/parts": 10, "/edge": MOST, "/large": MOST + 1, "/later": 5}
+    later = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        path, headers = scope["path"], [(b"content-length", str(sizes[scope["path"]]).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if path == "/later":
+            await asyncio.wait_for(later.wait(), 10)
+        for _ in range(2 if path == "/parts" else 1):
+            body = b"x" * (sizes[path] // (2 if path == "/parts" else 1))
+            await send({"type": "http.response.body", "body": body, "more_body": path == "/parts"})
+        if path == "/parts":
+            await send({"type": "http.response.body", "body": b""})
+
+    expected = {"/small": ["hb"], "/empty": ["h"], "/parts": ["hb", "b"], "/edge": ["hb"], "/large": ["h", "b"]}
+    async for url in serving(ZeroCopy(app, stall_s=10), http="httptools", loop="asyncio"):
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            for path, as_what in expected.items():
+                for connection in ("keep-alive", "close"):
+                    written.clear()
+                    assert (await http.get(path, headers={"Connection": connection})).content == b"x" * sizes[path]
+                    assert written == as_what, path
+            written.clear()
+            assert (await http.head("/small")).headers["content-length"] == "5"
+            assert written == ["h"]
+            written.clear()
+            async with http.stream("GET", "/later") as answer:
+                assert (answer.status_code, written) == (200, ["h"]), "headers wait for no body"
+                later.set()
+                assert await answer.aread() == b"xxxxx"
+            assert written == ["h", "b"]
+
+
+async def test_messages_of_one_tick_leave_together_and_a_close_behind_them(written: list[str]) -> None:
+    many = 3 * MOST // 1000
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        for text in ("message 1", "message 2", "message 3"):
+            await send({"type": "websocket.send", "text": text})
+        await receive()
+        for _ in range(many):
+            await send({"type": "websocket.send", "text": "message" + "." * 1000})
+        await send({"type": "websocket.close", "code": 1012})
+
+    plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False}
+    async for url in serving(ZeroCopy(app, stall_s=10), loop="asyncio", **plain):
+        async with connect(url.replace("http", "ws"), proxy=None) as socket:
+            assert [await socket.recv() for _ in range(3)] == ["message 1", "message 2", "message 3"]
+            assert written == ["hb"], "with the handshake"
+            written.clear()
+            await socket.send("go on")
+            assert [await socket.recv() for _ in range(many)] == ["message" + "." * 1000] * many
+            assert (3 <= len(written) < 6, sum(map(len, written))) == (True, many), "bounded, and complete"
+            await socket.wait_closed()
+            assert socket.close_code == 1012
+
+
+def test_what_is_touched_of_uvicorn_is_there() -> None:
+    assert "transport" in WebSocketsSansIOProtocol.__init__.__code__.co_names
