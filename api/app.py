@@ -69,11 +69,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
         for doubt in await store.doubts():
             log.warning("this store does not keep everything", doubt=doubt)
         await relay.open()
-        refreshing = asyncio.create_task(_keep_catalog(commands))
+        background = [asyncio.create_task(work) for work in (_keep_catalog(commands), sockets.watch_keys())]
         try:
             yield
         finally:
-            refreshing.cancel()
+            for task in background:
+                task.cancel()
             await relay.close()
             await store.close()
 

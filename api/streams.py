@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.commands import Commands
 from api.hub import Follower, State
-from shared.apikeys import Principal
+from shared.apikeys import ANYBODY, Principal
 from shared.events import START, Event
 from shared.jobs import Page, Snapshot
 from shared.messages import Attach, Submit, read_cursor
@@ -84,10 +84,12 @@ class Stream:
         self._bytes = 0
         self._wake = asyncio.Event()
         self._follower: Follower | None = None
+        self._who = ANYBODY
 
     async def submit(self, who: Principal, request: Submit) -> Submitted:
         """Submit a job; its events follow, from its first. Raises Problem."""
         who.need("read")
+        self._who = who
         job = new_job_id()
         self._follower = self._hub.follow(job, self, terminal_only=request.events == "terminal")
         submitted = await self._or_drop(self._commands.submit(who, request, job))
@@ -100,6 +102,7 @@ class Stream:
     async def attach(self, who: Principal, request: Attach) -> Page:
         """Follow a job from a cursor on. Raises Problem."""
         after = read_cursor(request.after)
+        self._who = who
         self._follower = self._hub.follow(request.job, self, terminal_only=request.events == "terminal")
         page = await self._or_drop(self._commands.attach(who, request))
         self._follower.start(after, behind=True)
@@ -114,13 +117,15 @@ class Stream:
             raise
 
     async def written(self, format: Format, *, follow: bool = True) -> AsyncIterator[bytes]:
-        """The stream, in blocks; it ends after the terminal event, or (not `follow`) with what is there now."""
+        """The stream, in blocks; it ends after the terminal event, or (not `follow`) with what is there now, or when
+        the reader's key is no longer good.
+        """
         follower = self._follower
         assert follower is not None
         draining = asyncio.ensure_future(self._commands.draining.wait())
         draining.add_done_callback(lambda _: self._wake.set())
         try:
-            while True:
+            while self._commands.keys.hold(self._who):
                 self._wake.clear()
                 if follower.state is State.BEHIND:
                     await self._commands.catch_up(follower)

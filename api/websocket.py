@@ -16,7 +16,7 @@ from api.commands import Commands
 from api.hub import Follower, State
 from api.problems import problem_response
 from api.session import Bounds, Command, PlainSession, RpcSession, Session
-from shared.apikeys import Principal
+from shared.apikeys import LOOK_S, Principal
 from shared.errors import Problem
 from shared.events import START
 from shared.messages import Attach, Cancel, Submit, read_cursor
@@ -26,7 +26,7 @@ log = structlog.get_logger("millstream.api")
 
 PROTOCOL = "millstream.v1"
 BEARER = "bearer."
-OVERLOADED, RESTARTING = 1013, 1012
+POLICY, OVERLOADED, RESTARTING = 1008, 1013, 1012
 ROOM = ("queue_full", "too_many_in_flight", "rate_limited")  # there will be room again
 
 
@@ -70,6 +70,16 @@ class Sockets:
         found = Counter(socket.protocol for socket in self._open)
         return {"plain": found[None], PROTOCOL: found[PROTOCOL]}
 
+    async def watch_keys(self) -> None:
+        """For ever: close the sockets of keys that were revoked or have expired."""
+        keys = self._commands.keys
+        while True:
+            await asyncio.sleep(LOOK_S)
+            gone = {who for who in {socket.who for socket in self._open} if not keys.hold(who)}
+            for socket in tuple(self._open):
+                if socket.who in gone:
+                    socket.end(POLICY)
+
     async def drain(self) -> None:
         """Tell every client to reconnect, let what is owed to it go out, and close."""
         async with asyncio.TaskGroup() as group:
@@ -88,7 +98,7 @@ class Socket:
         self._websocket = websocket
         self._commands = commands
         self._hub = commands.relay.hub
-        self._who = who
+        self.who = who
         self.protocol = protocol
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -131,7 +141,11 @@ class Socket:
                     await self._room.wait()
         except TimeoutError:
             pass
-        self._closing = RESTARTING
+        self.end(RESTARTING)
+
+    def end(self, code: int) -> None:
+        """Close, when what is ready to be sent has been sent."""
+        self._closing = code
         self._wake.set()
 
     # Reading.
@@ -146,9 +160,8 @@ class Socket:
                 return
             text = message.get("text")
             if text is None:
-                self._closing = self.session.receive_binary()
-                if self._closing:
-                    self._wake.set()
+                if code := self.session.receive_binary():
+                    self.end(code)
                     await asyncio.Event().wait()  # the writer closes, and ends this task
                 continue
             for command in self.session.receive(text):
@@ -204,7 +217,7 @@ class Socket:
         """Submit; in plain mode a full queue is waited for, so that the client feels it as backpressure."""
         while True:
             try:
-                return await self._commands.submit(self._who, request, job)
+                return await self._commands.submit(self.who, request, job)
             except Problem as problem:
                 if self._left or not self.session.waits_for_room or problem.slug not in ROOM:
                     raise
@@ -215,7 +228,7 @@ class Socket:
         after = read_cursor(request.after)
         follower = self._hub.follow(request.job, self.session, terminal_only=request.events == "terminal")
         try:
-            page = await self._commands.attach(self._who, request)
+            page = await self._commands.attach(self.who, request)
         except BaseException:
             self._hub.drop(follower, forget=False)
             raise
@@ -236,11 +249,11 @@ class Socket:
         self.session.answer(command, {})
 
     async def _cancel(self, command: Command) -> None:
-        snapshot = await self._commands.cancel(self._who, command.params)
+        snapshot = await self._commands.cancel(self.who, command.params)
         self.session.answer(command, snapshot.as_dict())
 
     async def _get(self, command: Command) -> None:
-        snapshot = await self._commands.get(self._who, command.params.job)
+        snapshot = await self._commands.get(self.who, command.params.job)
         self.session.answer(command, snapshot.as_dict())
 
     async def _analyses(self, command: Command) -> None:
@@ -251,7 +264,7 @@ class Socket:
 
     async def _cancel_left(self, job: str) -> None:
         try:
-            await self._commands.cancel(self._who, Cancel(job=job, reason="the client disconnected"))
+            await self._commands.cancel(self.who, Cancel(job=job, reason="the client disconnected"))
         except Problem as problem:
             log.warning("a job could not be cancelled after its client left", job=job, error=str(problem))
 

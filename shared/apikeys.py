@@ -29,10 +29,11 @@ LOOK_S = 1.0  # how often the file is looked at
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: the owner of what is made, and what it may do. `admin` may do everything."""
+    """Who asks: the owner of what is made, and what it may do. `admin` may do everything. `key`: the id of its key."""
 
     owner: str
     scopes: frozenset[str]
+    key: str = ""
 
     def need(self, scope: Scope) -> None:
         """Raises Problem forbidden."""
@@ -113,6 +114,10 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _principal(key: Key) -> Principal:
+    return Principal(key.owner, frozenset(key.scopes), key.id)
+
+
 class Keys:
     """The keys of one process, kept up to date with their file. `path` None: no keys are set up, anybody may do
     anything.
@@ -142,7 +147,15 @@ class Keys:
             raise Problem("unauthorized", "This key is not known.")
         if found.expired(datetime.now(UTC)):
             raise Problem("unauthorized", "This key has expired.")
-        return Principal(found.owner, frozenset(found.scopes))
+        return _principal(found)
+
+    def hold(self, who: Principal) -> bool:
+        """Is the key that somebody came with still good for the same? Not when it was revoked, or has expired."""
+        if self.path is None:
+            return True
+        self._look(self.path)
+        found = self._keys.get(who.key)
+        return found is not None and _principal(found) == who and not found.expired(datetime.now(UTC))
 
     def _look(self, path: Path) -> None:
         if time.monotonic() - self._looked < LOOK_S:

@@ -8,7 +8,7 @@ import stat
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -332,3 +332,39 @@ async def test_a_public_address_is_taken_with_keys_or_when_it_is_meant_so(
         await process.start()
         await processes.answers(process)
         await process.kill()
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired", "other scopes"])
+async def test_whoever_came_with_a_key_leaves_with_it(
+    stack: Stack, own_processes: Processes, tmp_path: Path, how: str
+) -> None:
+    ann, bob = new_key("ann", ["submit", "read"], None), new_key("bob", ["submit", "read"], None)
+    file, gate = tmp_path / "keys.json", tmp_path / "gate"
+    write_keys(file, [ann[1], bob[1]])
+    api = await own_processes.api(stack.store, None, MILLSTREAM_API_KEYS_FILE=str(file))
+    headers = {"Authorization": f"Bearer {ann[0]}"}
+    async with (
+        web(api, ann[0]) as http,
+        connect(api.ws, additional_headers=headers, proxy=None) as plain,
+        rpc(api, additional_headers=headers) as client,
+        rpc(api, additional_headers={"Authorization": f"Bearer {bob[0]}"}) as other,
+    ):
+        job = await client.submit("hold", {"gate": str(gate)})
+        async with http.stream("GET", f"/jobs/{job}/events", headers={"Accept": JSONL}) as stream:
+            lines = stream.aiter_lines()
+            assert json.loads(await anext(lines))["type"] == "queued"
+            past = "2001-01-01T00:00:00+00:00"
+            changed = {
+                "revoked": [],
+                "expired": [replace(ann[1], expires=past)],
+                "other scopes": [replace(ann[1], scopes=READ)],
+            }[how]
+            write_keys(file, [*changed, bob[1]])
+            await client.wait(lambda: client.close_code is not None, what="the socket to be closed")
+            await plain.wait_closed()
+            assert client.close_code == plain.close_code == 1008
+            gate.touch()
+            rest = [json.loads(line)["type"] async for line in lines]
+            assert "succeeded" not in rest, "what happened afterwards is not told"
+        assert await other.call("ping") == {}
+        assert (await other.end(await other.submit("process", {"text": "x"})))[-1]["type"] == "succeeded"
