@@ -82,6 +82,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             description=ABOUT,
             routes=app.routes,
         )
+        for path in document["paths"].values():
+            for operation in path.values():  # FastAPI's summary is the function's name; the first sentence says more
+                first, *rest = re.split(r"(?<=[.?]) ", operation["description"], maxsplit=1)
+                operation["summary"], operation["description"] = first.removesuffix("."), "".join(rest)
         document["paths"].update(_file_paths())
         document["paths"]["/jobs"]["post"]["responses"]["202"]["headers"] = {
             name: {"schema": {"type": "string"}, "description": text} for name, text in SUBMIT_HEADERS.items()

@@ -290,3 +290,15 @@ async def test_requests_as_they_are_published_are_understood(stack: Stack, async
             async with asyncio.timeout(10):
                 while json.loads(await socket.recv()).get("id") != request["id"]:
                     pass
+
+
+async def test_each_operation_says_what_it_does_in_a_sentence(openapi: Json) -> None:
+    summaries = [
+        operation["summary"]
+        for path in openapi["paths"].values()
+        for method, operation in path.items()
+        if method != "parameters"
+    ]
+    assert len(summaries) > 20
+    assert {"Submit a job", "Does this process run?", "How full the queues are"} <= set(summaries)
+    assert [text for text in summaries if len(text) < 10 or len(text) > 120] == []
