@@ -25,6 +25,7 @@ from shared.messages import Attach, Cancel, Submit, read_cursor
 from shared.store import NewJob, Store, Submitted
 
 T = TypeVar("T", Snapshot, Page)
+CATCHING_UP = 16  # logs that are read at a time: a page costs milliseconds, in which nobody else gets an answer
 REFRESH_S = 0.2  # an unknown name looks at the store again, at most this often
 
 
@@ -44,6 +45,7 @@ class Commands:
     keys: Keys
     draining: asyncio.Event
     catalog: Catalog = field(default_factory=Catalog)
+    catching_up: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CATCHING_UP))
     submissions: Counter[str] = field(default_factory=lambda: Counter(accepted=0))  # by what came of it
     _refreshed: float = 0.0
 
@@ -186,20 +188,21 @@ class Commands:
     async def catch_up(self, follower: Follower) -> None:
         """Give a follower that is behind the next page of its log. Still behind afterwards: once more."""
         settings = self.settings
-        try:
-            page = await self.store.attach(
-                follower.job,
-                follower.ask(),
-                node=self.relay.node,
-                terminal_only=follower.terminal_only,
-                limit=settings.reader_events,
-                limit_bytes=settings.reader_bytes // 2,
-                patience_s=0,  # the reader has other things to send meanwhile
-            )
-        except StoreUnavailable:
-            await asyncio.sleep(0.1)
-            return
-        follower.read(page)
+        async with self.catching_up:
+            try:
+                page = await self.store.attach(
+                    follower.job,
+                    follower.ask(),
+                    node=self.relay.node,
+                    terminal_only=follower.terminal_only,
+                    limit=settings.reader_events,
+                    limit_bytes=settings.reader_bytes // 2,
+                    patience_s=0,  # the reader has other things to send meanwhile
+                )
+            except StoreUnavailable:
+                await asyncio.sleep(0.1)
+                return
+            follower.read(page)
         self.relay.hub.drop_if_done(follower)
 
     async def analyses(self) -> list[dict[str, Any]]:
