@@ -35,15 +35,17 @@ class Reader(Protocol):
     def offer(self, follower: "Follower", event: Event) -> bool:
         """Take an event; False: no room, ask again through the log."""
 
-    def gap(self, follower: "Follower", snapshot: Snapshot | None) -> None:
-        """The log does not hold what comes after `follower.cursor`; what follows begins with its first event."""
+    def gap(self, follower: "Follower", snapshot: Snapshot | None, replay_from: str) -> None:
+        """The store has lost events after `follower.cursor`; what it holds after `replay_from` follows. The job itself
+        is lost (`snapshot` None), or nothing follows where that is the cursor of a snapshot that has ended.
+        """
 
     def fell_behind(self, follower: "Follower") -> None:
         """From now on this follower must be read from the log."""
 
 
 class Follower:
-    __slots__ = ("asked", "cursor", "early", "job", "missed", "reader", "seen", "state", "terminal_only")
+    __slots__ = ("asked", "cursor", "early", "gapped", "job", "missed", "reader", "seen", "state", "terminal_only")
 
     def __init__(self, job: str, reader: Reader, *, terminal_only: bool) -> None:
         self.job = job
@@ -55,6 +57,7 @@ class Follower:
         self.asked = 0  # what `seen` was when the log was last asked
         self.early: list[Event] = []  # heard before the start
         self.missed = False  # something may not have been heard before the start
+        self.gapped = False  # the reader was told of a gap, and has had nothing since
 
     def hear(self, event: Event) -> None:
         """An event was published."""
@@ -104,23 +107,34 @@ class Follower:
         if self.state is not State.BEHIND:
             return
         if page is None:
-            self.reader.gap(self, None)
+            self.reader.gap(self, None, str(START))
             self.state = State.DONE
             return
         if page.gap:
-            self.reader.gap(self, page.snapshot)
-            self.cursor = START
+            self._gap(page, START)
         for event in page.events:
+            if event.seq != self.cursor.seq + 1 and not self.terminal_only:
+                self._gap(page, self.cursor)
             if not self._take(event):
                 return
         if self.state is State.BEHIND and not page.more and self.seen <= max(self.cursor.seq, self.asked):
-            self.state = State.DONE if page.snapshot.terminal else State.LIVE  # it may have begun after the end
+            if page.snapshot.terminal:
+                end = Cursor.parse(page.snapshot.cursor)
+                if self.cursor.seq < end.seq:  # else it began after the end
+                    self._gap(page, end)
+            self.state = State.DONE if page.snapshot.terminal else State.LIVE
             self.seen = self.cursor.seq
+
+    def _gap(self, page: Page, replay_from: Cursor) -> None:
+        """Tell the reader of a gap, once for each, and go on."""
+        if not self.gapped:
+            self.reader.gap(self, page.snapshot, str(replay_from))
+        self.gapped, self.cursor = True, replay_from
 
     def _take(self, event: Event) -> bool:
         if not self.reader.offer(self, event):
             return False
-        self.cursor = event.cursor
+        self.cursor, self.gapped = event.cursor, False
         if event.terminal:
             self.state = State.DONE
         return True

@@ -143,7 +143,7 @@ class JobEvent(Shape):
 
 
 class JobGap(Shape):
-    """What comes after `after` is lost; events go on from `replay_from`."""
+    """Events after `after` are lost; what there is after `replay_from` follows."""
 
     job: str
     after: str

@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 
 from api.hub import Follower, Reader, State
 from shared.errors import Problem
-from shared.events import START, Event
+from shared.events import Event
 from shared.jobs import Snapshot
 from shared.messages import (
     Call,
@@ -198,12 +198,12 @@ class RpcSession:
         self._wake()
         return True
 
-    def gap(self, follower: Follower, snapshot: Snapshot | None) -> None:
+    def gap(self, follower: Follower, snapshot: Snapshot | None, replay_from: str) -> None:
         params = {
             "job": follower.job,
             "after": str(follower.cursor),
             "snapshot": snapshot.as_dict() if snapshot else None,
-            "replay_from": str(START),
+            "replay_from": replay_from,
         }
         self._send(encode_notification("job.gap", params))
         if snapshot is None:
@@ -303,9 +303,9 @@ class PlainSession:
         self._put(follower.job, plain_answer(event))
         return True
 
-    def gap(self, follower: Follower, snapshot: Snapshot | None) -> None:
-        if snapshot is None:
-            self._put(follower.job, "Error: The job was lost with its store.")
+    def gap(self, follower: Follower, snapshot: Snapshot | None, replay_from: str) -> None:
+        if snapshot is None or (snapshot.terminal and replay_from == snapshot.cursor):
+            self._put(follower.job, "Error: The store has lost the job, or its end.")
 
     def _put(self, job: str, answer: str) -> None:
         self.followers.pop(job, None)

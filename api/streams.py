@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from fastapi.sse import format_sse_event
@@ -30,17 +30,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The log does not hold what comes after `after`; it goes on with its first event. `snapshot` None: the job is
-    gone.
-    """
+    """The store has lost events after `after`; it goes on after `replay_from`. `snapshot` None: the job is gone."""
 
     job: str
     after: str
     snapshot: Snapshot | None
+    replay_from: str
 
     def as_dict(self) -> dict[str, Any]:
-        snapshot = self.snapshot.as_dict() if self.snapshot else None
-        return {"type": "gap", "job": self.job, "after": self.after, "snapshot": snapshot, "replay_from": str(START)}
+        return {"type": "gap", **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def _sse_event(event: Event) -> bytes:
 
 
 def _sse_gap(gap: Gap) -> bytes:
-    return format_sse_event(data_str=to_json(gap.as_dict()).decode(), event="gap", id=str(START))
+    return format_sse_event(data_str=to_json(gap.as_dict()).decode(), event="gap", id=gap.replay_from)
 
 
 SSE = Format(
@@ -174,8 +172,8 @@ class Stream:
         self._wake.set()
         return True
 
-    def gap(self, follower: Follower, snapshot: Snapshot | None) -> None:
-        self._held.append(Gap(follower.job, str(follower.cursor), snapshot))
+    def gap(self, follower: Follower, snapshot: Snapshot | None, replay_from: str) -> None:
+        self._held.append(Gap(follower.job, str(follower.cursor), snapshot, replay_from))
         self._wake.set()
 
     def fell_behind(self, follower: Follower) -> None:

@@ -229,8 +229,10 @@ class Client:
         elif message["method"] == "job.gap":
             self.gaps += 1
             gap = message["params"]
-            if gap["snapshot"] is None and (job := self._jobs.get(gap["job"])):
-                self._lose(job, "The store has lost the job.")
+            snapshot = gap["snapshot"]
+            ended = snapshot and snapshot["status"] in TERMINAL and gap["replay_from"] == snapshot["cursor"]
+            if (snapshot is None or ended) and (job := self._jobs.get(gap["job"])):
+                self._lose(job, "The store has lost the job, or its end.")
 
 
 def _attach(job: Job) -> dict[str, Any]:

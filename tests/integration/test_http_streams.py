@@ -3,10 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis.asyncio as redis
 
 from tests.integration.conftest import Stack
 from tests.integration.web import (
@@ -22,6 +24,7 @@ from tests.integration.web import (
     submit,
     web,
 )  # fmt: skip
+from tests.processes import until
 
 REPORT: dict[str, Any] = {"analysis": "report", "params": {"count": 25}}
 
@@ -172,6 +175,39 @@ async def test_a_cursor_that_is_none_is_pointed_at(http: httpx.AsyncClient, job:
         problem(answer, "invalid_params")
     answer = await http.get(f"/jobs/{job}/events", params={"after": cursor})
     assert pointers(problem(answer, "invalid_params")) == {"/after"}
+
+
+@pytest.mark.parametrize("query", [{}, {"follow": "false"}, {"after": "0-0"}, {"events": "terminal"}])
+async def test_a_log_that_the_store_has_lost_is_a_gap_and_the_stream_ends(
+    http: httpx.AsyncClient, stack: Stack, query: dict[str, str]
+) -> None:
+    job = await submit(http, "process", {"text": "x"})
+    snapshot = await ended(http, job)
+    async with redis.Redis.from_url(stack.store.url) as client:
+        await client.delete(f"ms:log:{job}")
+    (gap,) = await events(http, job, **query)
+    assert (gap["type"], gap["after"], gap["replay_from"]) == ("gap", "0-0", snapshot["cursor"])
+    assert gap["snapshot"]["status"] == "succeeded"
+
+
+async def test_a_beginning_that_the_store_has_lost_is_a_gap_before_what_is_left(
+    http: httpx.AsyncClient, stack: Stack, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    job = await submit(http, "hold", {"gate": str(gate)})
+
+    async def running() -> bool:
+        return bool((await http.get(f"/jobs/{job}")).json()["status"] == "running")
+
+    await until(running, what="the job to run")
+    async with redis.Redis.from_url(stack.store.url) as client:
+        await client.xtrim(f"ms:log:{job}", maxlen=1, approximate=False)
+        left = int((await client.xrange(f"ms:log:{job}"))[0][0].split(b"-")[0])
+    gate.touch()
+    gap, *rest = await events(http, job)
+    assert (gap["type"], gap["after"], gap["replay_from"]) == ("gap", "0-0", "0-0")
+    assert [event["seq"] for event in rest] == list(range(left, left + len(rest)))
+    assert (left > 1, rest[-1]["type"]) == (True, "succeeded")
 
 
 async def test_a_cursor_that_the_log_does_not_hold_is_answered_with_a_gap(http: httpx.AsyncClient, job: str) -> None:

@@ -14,9 +14,11 @@ def an_event(seq: int, type: str = "chunk", at: int = 1000) -> Event:
     return Event(JOB, seq, at + seq, 1, type, b"{}")
 
 
-def a_page(events: list[Event], *, gap: bool = False, more: bool = False, ended: bool = False) -> Page:
+def a_page(events: list[Event], *, gap: bool = False, more: bool = False, ended: bool = False, last: int = 0) -> Page:
+    """A page of a log; `last` is the seq of the last event that the job has had."""
     status = Status.SUCCEEDED if ended else Status.RUNNING
-    snapshot = Snapshot(JOB, "a", status, 1, 3, None, "default", "", None, None, "0-0", None, None, None)
+    cursor = str(an_event(last).cursor) if last else "0-0"
+    snapshot = Snapshot(JOB, "a", status, 1, 3, None, "default", "", None, None, cursor, None, None, None)
     return Page(gap, more, snapshot, events)
 
 
@@ -27,7 +29,7 @@ class SmallReader:
     room: int
     held: deque[Event] = field(default_factory=deque)
     seen: list[Event] = field(default_factory=list)
-    gaps: int = 0
+    gaps: list[tuple[str, str]] = field(default_factory=list)
     told: bool = False
 
     def offer(self, follower: Follower, event: Event) -> bool:
@@ -38,8 +40,8 @@ class SmallReader:
         self.seen.append(event)
         return True
 
-    def gap(self, follower: Follower, snapshot: Snapshot | None) -> None:
-        self.gaps += 1
+    def gap(self, follower: Follower, snapshot: Snapshot | None, replay_from: str) -> None:
+        self.gaps.append((str(follower.cursor), replay_from))
         self.seen.clear()
 
     def fell_behind(self, follower: Follower) -> None:

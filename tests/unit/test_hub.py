@@ -80,14 +80,57 @@ def test_a_gap_is_told_before_the_log_begins_again() -> None:
     _, follower, reader, _ = follow(room=1)
     follower.start(Cursor(7, 77), behind=True)
     follower.read(a_page([an_event(1), an_event(2)], gap=True))
-    assert (reader.gaps, reader.seqs, follower.cursor) == (1, [1], an_event(1).cursor)
+    assert (reader.gaps, reader.seqs, follower.cursor) == ([("7-77", "0-0")], [1], an_event(1).cursor)
 
 
 def test_a_gap_before_an_empty_page_is_told_once_and_the_log_is_read_from_the_start() -> None:
     _, follower, reader, _ = follow()
     follower.start(Cursor(7, 77), behind=True)
     follower.read(a_page([], gap=True, more=True))
-    assert (reader.gaps, follower.ask()) == (1, START)
+    assert (reader.gaps, follower.ask()) == ([("7-77", "0-0")], START)
+    follower.read(a_page([an_event(5)]))
+    assert (len(reader.gaps), reader.seqs) == (1, [5])
+
+
+def test_events_that_the_log_has_lost_are_told_where_they_were_and_once() -> None:
+    _, follower, reader, _ = follow(room=1)
+    follower.start(START, behind=True)
+    follower.read(a_page([an_event(3), an_event(4)]))
+    assert (reader.gaps, reader.seqs) == ([("0-0", "0-0")], [3])
+    reader.held.clear()
+    follower.read(a_page([an_event(4), an_event(7)]))
+    three, four = str(an_event(3).cursor), str(an_event(4).cursor)
+    assert (reader.gaps[1:], reader.seqs) == ([(four, four)], []), "told, but there was no room for 7"
+    reader.held.clear()
+    follower.read(a_page([an_event(7)]))
+    assert (len(reader.gaps), reader.seqs, three < four) == (2, [7], True)
+
+
+def test_a_reader_of_the_last_event_alone_is_told_of_no_gap_before_it() -> None:
+    _, follower, reader, _ = follow(terminal_only=True)
+    follower.start(START, behind=True)
+    follower.read(a_page([an_event(9, "succeeded")], ended=True, last=9))
+    assert (reader.gaps, reader.seqs, follower.state) == ([], [9], State.DONE)
+
+
+@pytest.mark.parametrize("terminal_only", [False, True])
+@pytest.mark.parametrize("begin", [START, Cursor(4, 1004)])
+def test_an_end_that_the_log_has_lost_is_told(begin: Cursor, terminal_only: bool) -> None:
+    _, follower, reader, _ = follow(terminal_only=terminal_only)
+    follower.start(begin, behind=True)
+    follower.read(a_page([], ended=True, last=9))
+    assert (reader.gaps, follower.state) == ([(str(begin), str(an_event(9).cursor))], State.DONE)
+
+
+def test_a_tail_that_the_log_has_lost_is_told_with_the_next_event() -> None:
+    hub, follower, reader, _ = follow()
+    follower.start(an_event(4).cursor, behind=True)
+    follower.read(a_page([], last=6))
+    assert follower.state is State.LIVE
+    hub.publish(an_event(7))
+    follower.read(a_page([an_event(7)], last=7))
+    four = str(an_event(4).cursor)
+    assert (reader.gaps, reader.seqs, follower.state) == ([(four, four)], [7], State.LIVE)
 
 
 def test_a_job_that_is_gone_is_told_as_a_gap_and_ends_the_following() -> None:
@@ -95,13 +138,13 @@ def test_a_job_that_is_gone_is_told_as_a_gap_and_ends_the_following() -> None:
     follower.start(Cursor(7, 77), behind=True)
     follower.read(None)
     hub.drop_if_done(follower)
-    assert (reader.gaps, follower.state, hub.followers, forgotten) == (1, State.DONE, {}, [])
+    assert (reader.gaps, follower.state, hub.followers, forgotten) == ([("7-77", "0-0")], State.DONE, {}, [])
 
 
 def test_an_end_that_the_log_was_read_up_to_already_ends_the_following() -> None:
     _, follower, reader, _ = follow()
     follower.start(an_event(5).cursor, behind=True)
-    follower.read(a_page([], ended=True))
+    follower.read(a_page([], ended=True, last=5))
     assert (reader.seqs, follower.state) == ([], State.DONE)
 
 

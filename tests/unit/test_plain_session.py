@@ -206,3 +206,15 @@ def test_however_jobs_end_every_frame_is_answered_in_order_within_the_bound(
         answers += client.frames()
         client.read_log()
     assert answers == [texts[f"j{number}"] for number in range(1, 7)]
+
+
+def test_an_end_that_the_store_has_lost_is_an_error_in_its_place() -> None:
+    client = Client()
+    first, second = client.send("1"), client.send("2")
+    follower = client.accept(first)
+    client.accept(second)
+    client.end(second.job)
+    follower.fall_behind()
+    snapshot = Snapshot("", "a", Status.SUCCEEDED, 1, 3, None, "default", "", None, None, "3-3", None, None, None)
+    follower.read(Page(False, False, snapshot, []))
+    assert client.frames() == ["Error: The store has lost the job, or its end.", "done"]

@@ -185,7 +185,7 @@ def detach(client: Client, command: Command) -> None:
 
 
 def lose(client: Client, command: Command) -> None:
-    client.session.gap(client.session.followers[command.job], None)
+    client.session.gap(client.session.followers[command.job], None, str(START))
 
 
 @pytest.mark.parametrize("settle", [end, refuse, detach, lose])
@@ -310,10 +310,10 @@ def test_a_gap_says_what_is_lost_and_from_where_events_go_on() -> None:
     follower = client.session.followers["j1"]
     follower.cursor = Cursor(7, 1007)
     snapshot = Snapshot("j1", "a", Status.RUNNING, 1, 3, None, "default", "", None, None, "3-9", None, None, None)
-    client.session.gap(follower, snapshot)
+    client.session.gap(follower, snapshot, "3-9")
     assert client.frame() == {
         "jsonrpc": "2.0", "method": "job.gap",
-        "params": {"job": "j1", "after": "7-1007", "snapshot": snapshot.as_dict(), "replay_from": str(START)},
+        "params": {"job": "j1", "after": "7-1007", "snapshot": snapshot.as_dict(), "replay_from": "3-9"},
     }  # fmt: skip
 
 
