@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import structlog
 from pydantic_core import from_json, to_json
 
 from api.hub import Follower
@@ -23,6 +24,8 @@ from shared.jobs import Page, Snapshot
 from shared.keys import PRIORITIES
 from shared.messages import Attach, Cancel, Submit, read_cursor
 from shared.store import NewJob, Store, Submitted
+
+log = structlog.get_logger("millstream.api")
 
 T = TypeVar("T", Snapshot, Page)
 CATCHING_UP = 16  # logs that are read at a time: a page costs milliseconds, in which nobody else gets an answer
@@ -171,6 +174,15 @@ class Commands:
         except StoreUnavailable:
             raise unavailable() from None
         return _found(request.job, snapshot)
+
+    async def cancel_left(self, who: Principal, job: str) -> None:
+        """Cancel a job whose client has left, and wanted that. A server that drains was left by nobody."""
+        if self.draining.is_set():
+            return
+        try:
+            await self.cancel(who, Cancel(job=job, reason="the client disconnected"))
+        except Problem as problem:
+            log.warning("a job could not be cancelled after its client left", job=job, error=str(problem))
 
     async def attach(self, who: Principal, request: Attach) -> Page:
         """Make this node hear of a job; the page has no events yet, but says whether the log holds the cursor."""

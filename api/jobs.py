@@ -16,6 +16,7 @@ from api.commands import Commands
 from api.negotiation import weights
 from api.problems import problems
 from api.schemas import AnalysisInfo, QueueInfo, WorkerInfo
+from api.sending import until_left
 from api.streams import JSON_LINES, SSE, Format, Stream, StreamResponse
 from shared.apikeys import Principal
 from shared.errors import ENDS, Problem
@@ -139,14 +140,15 @@ async def submit(
     who.need("read")
     stream = Stream(commands)
     submitted = await stream.submit(who, body.model_copy(update={"events": "terminal"}))
+    ending = asyncio.ensure_future(stream.end())
+    leaving = asyncio.ensure_future(until_left(request.receive))
     try:
-        async with asyncio.timeout(wait_s):
-            async for _ in stream.written(JSON_LINES):
-                pass
-    except TimeoutError:
-        pass
+        await asyncio.wait({ending, leaving}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        stream.close()
+        left = leaving.done()
+        ending.cancel()
+        leaving.cancel()
+        await stream.close(left=left)
     snapshot = await commands.snapshot(submitted.job)
     headers = {**_submitted_headers(commands, submitted), "Preference-Applied": f"wait={math.floor(wait_s)}"}
     return _json(snapshot.as_dict(), 200 if snapshot.terminal else 202, headers)
@@ -213,7 +215,7 @@ async def events(
     stream = Stream(commands)
     attached = await stream.attach(who, Attach(job=job, after=last_event_id or after, events=events))
     if attached.snapshot.terminal and attached.snapshot.cursor == (last_event_id or after):
-        stream.close()
+        await stream.close(left=False)
         return Response(status_code=204)
     return StreamResponse(stream, _streamed(request) or SSE, follow=follow)
 

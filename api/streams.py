@@ -83,6 +83,7 @@ class Stream:
         self._wake = asyncio.Event()
         self._follower: Follower | None = None
         self._who = ANYBODY
+        self._cancel_on_leave = False
 
     async def submit(self, who: Principal, request: Submit) -> Submitted:
         """Submit a job; its events follow, from its first. Raises Problem."""
@@ -94,6 +95,7 @@ class Stream:
         if submitted.duplicate:
             self._hub.drop(self._follower, forget=False)
             self._follower = self._hub.follow(submitted.job, self, terminal_only=request.events == "terminal")
+        self._cancel_on_leave = request.on_disconnect == "cancel"
         self._follower.start(START, behind=True)
         return submitted
 
@@ -140,6 +142,11 @@ class Stream:
         finally:
             draining.cancel()
 
+    async def end(self) -> None:
+        """Wait for the end of the stream; what it holds is of no interest."""
+        async for _ in self.written(JSON_LINES):
+            pass
+
     def _taken(self, format: Format) -> bytes:
         """Everything that is held, written."""
         parts = [format.gap(item) if isinstance(item, Gap) else format.event(item) for item in self._held]
@@ -155,10 +162,13 @@ class Stream:
             return False
         return True
 
-    def close(self) -> None:
-        """The response has ended, or the client has left."""
-        if self._follower:
-            self._hub.drop(self._follower)
+    async def close(self, *, left: bool) -> None:
+        """Nobody reads on; `left`: unless the job has ended, that is because the client left."""
+        if follower := self._follower:
+            ended = follower.state is State.DONE
+            self._hub.drop(follower)
+            if left and not ended and self._cancel_on_leave:
+                await self._commands.cancel_left(self._who, follower.job)
 
     # The hub's reader.
 
@@ -194,4 +204,4 @@ class StreamResponse(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._stream.close()
+            await self._stream.close(left=True)

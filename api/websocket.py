@@ -19,7 +19,7 @@ from api.session import Bounds, Command, PlainSession, RpcSession, Session
 from shared.apikeys import LOOK_S, Principal
 from shared.errors import Problem
 from shared.events import START
-from shared.messages import Attach, Cancel, Submit, read_cursor
+from shared.messages import Attach, Submit, read_cursor
 from shared.store import Submitted, new_job_id
 
 log = structlog.get_logger("millstream.api")
@@ -128,7 +128,7 @@ class Socket:
         for follower in tuple(self.session.followers.values()):
             self._hub.drop(follower)
         for job in tuple(self.session.cancel_on_leave):
-            await self._cancel_left(job)
+            await self._commands.cancel_left(self.who, job)
 
     async def drain(self) -> None:
         """Say when to reconnect, send what is owed, close. A plain client is owed an answer to every frame it sent."""
@@ -197,7 +197,7 @@ class Socket:
         if self._left:
             self._hub.drop(follower)
             if request.on_disconnect == "cancel":
-                await self._cancel_left(submitted.job)
+                await self._commands.cancel_left(self.who, submitted.job)
             return
         result = {
             "job": submitted.job,
@@ -261,12 +261,6 @@ class Socket:
 
     async def _ping(self, command: Command) -> None:
         self.session.answer(command, {})
-
-    async def _cancel_left(self, job: str) -> None:
-        try:
-            await self._commands.cancel(self.who, Cancel(job=job, reason="the client disconnected"))
-        except Problem as problem:
-            log.warning("a job could not be cancelled after its client left", job=job, error=str(problem))
 
     def _follow(self, job: str, terminal_only: bool) -> Follower:
         follower = self._hub.follow(job, self.session, terminal_only=terminal_only)

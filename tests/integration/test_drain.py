@@ -27,7 +27,7 @@ async def test_a_server_that_ends_says_so_gives_the_answers_it_owes_and_closes_w
         rpc(stack.api) as elsewhere,
     ):
         await owed.send(str(gate))
-        job = await told.submit("hold", {"gate": str(gate)})
+        job = await told.submit("hold", {"gate": str(gate)}, on_disconnect="cancel")
         await told.until(job, "log")
         assert (await http.get("/readyz")).status_code == 200
 

@@ -242,3 +242,35 @@ async def test_a_client_that_leaves_its_stream_changes_nothing_for_the_job(http:
     found = await events(http, job)
     assert [event["seq"] for event in found] == list(range(1, len(found) + 1))
     assert found[-1]["type"] == "succeeded"
+
+
+@pytest.mark.parametrize("wanted", [{"Accept": SSE}, {"Accept": JSONL}, {"Prefer": "wait=20"}], ids=str)
+@pytest.mark.parametrize("on_disconnect", ["cancel", "continue"])
+async def test_who_leaves_a_stream_or_a_wait_cancels_the_job_if_that_was_wanted(
+    http: httpx.AsyncClient, stack: Stack, tmp_path: Path, wanted: dict[str, str], on_disconnect: str
+) -> None:
+    gate = tmp_path / "gate"
+    body = {"analysis": "hold", "params": {"gate": str(gate)}, "on_disconnect": on_disconnect}
+
+    async def statuses() -> dict[str, str]:
+        jobs = (await http.get("/jobs", params={"analysis": "hold", "limit": 500})).json()
+        return {job["job"]: job["status"] for job in jobs if job["job"] not in before}
+
+    async def status_is(status: str) -> bool:
+        return [*(await statuses()).values()] == [status]
+
+    async def ask() -> None:
+        async with web(stack.api) as leaving, leaving.stream("POST", "/jobs", json=body, headers=wanted) as answer:
+            async for _ in answer.aiter_bytes():
+                pass
+
+    before: dict[str, str] = {}
+    before = await statuses()
+    asking = asyncio.create_task(ask())
+    await until(lambda: status_is("running"), what="the job to run")
+    asking.cancel()
+    await asyncio.wait({asking})
+    if on_disconnect == "continue":
+        await asyncio.sleep(0.3)
+        gate.touch()
+    await until(lambda: status_is("succeeded" if on_disconnect == "continue" else "cancelled"), what="its end")
