@@ -17,7 +17,7 @@ from api.commands import Commands
 from api.files import PREFIX as FILES
 from api.files import STREAM, Files
 from api.metrics import Sources, exposition
-from api.problems import answer_with_problems, problem_response, problems, unexpected
+from api.problems import answer_with_problems, has_head, plain_problem, problem_response, problems, unexpected
 from api.relay import Relay
 from api.schemas import TrafficInfo
 from api.sending import Traffic
@@ -140,11 +140,15 @@ def with_files(app: FastAPI) -> ASGIApp:
     uploads = ServerErrorMiddleware(Tus(settings, keys, directory), handler=unexpected)
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"] if scope["type"] == "http" else ""
-        if path.startswith(FILES) or path == STREAM:
+        kind, path = scope["type"], scope.get("path", "")
+        if kind == "http" and (path.startswith(FILES) or path == STREAM):
             await files(scope, receive, send)
-        elif path == UPLOADS or path.startswith(UPLOADS + "/"):
+        elif kind == "http" and (path == UPLOADS or path.startswith(UPLOADS + "/")):
             await uploads(scope, receive, send)
+        elif kind == "websocket" and path != "/ws":
+            await plain_problem(404, "Not Found", path, "The socket is at /ws.")(scope, receive, send)
+        elif kind == "http" and scope["method"] == "HEAD" and has_head(path):
+            await app({**scope, "method": "GET"}, receive, send)  # the server leaves the body out
         else:
             await app(scope, receive, send)
 

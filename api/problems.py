@@ -2,6 +2,7 @@
 
 import math
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from fastapi import FastAPI, Request
@@ -9,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Mount
 
 from shared.errors import ENDS, KINDS, Problem, pointer
 
@@ -21,7 +23,7 @@ def problem_response(problem: Problem, instance: str | None = None) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(problem.retry_after_s))
-    body = to_json(problem.document(instance))
+    body = to_json(problem.document(quote(instance) if instance else None))
     return Response(body, problem.kind.status, headers, media_type="application/problem+json")
 
 
@@ -29,7 +31,7 @@ def plain_problem(
     status: int, title: str, instance: str, detail: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
     """An error that HTTP itself has a status for, and needs no page."""
-    document = {"type": "about:blank", "title": title, "status": status, "instance": instance}
+    document = {"type": "about:blank", "title": title, "status": status, "instance": quote(instance)}
     body = to_json({**document, **({"detail": detail} if detail else {})})
     return Response(body, status, headers, media_type="application/problem+json")
 
@@ -57,14 +59,31 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers or {})
-        return plain_problem(error.status_code, str(error.detail), request.url.path, headers=headers)
+        path, headers = request.url.path, dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_allowed(app, request))
+        return plain_problem(error.status_code, str(error.detail), path, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
         return problem_response(_invalid(error), request.url.path)
 
     app.add_exception_handler(Exception, unexpected)
+
+
+def has_head(path: str) -> bool:
+    """May GET of this path be asked for by HEAD? Not where it would wait for a job's end."""
+    return not path.endswith("/events")
+
+
+def _allowed(app: FastAPI, request: Request) -> list[str]:
+    """Every method that a path has (RFC 9110 §15.5.6); the framework names those of one of its routes only."""
+    routes = [route for route in app.router.routes if not isinstance(route, Mount)]
+    scopes = {method: {**request.scope, "method": method} for method in ("GET", "POST", "DELETE")}
+    found = [m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    if not found:  # static files
+        found = ["GET"]
+    return ["HEAD", *found] if "GET" in found and has_head(request.url.path) else found
 
 
 async def unexpected(request: Request, error: Exception) -> Response:

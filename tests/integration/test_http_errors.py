@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from api.app import create_app, with_files
 from api.settings import ApiSettings
@@ -44,6 +46,47 @@ async def test_what_the_framework_refuses_is_a_problem_too(
     assert (document["type"], document["status"]) == ("about:blank", status)
     assert document["title"]
     assert (status == 405) == ("allow" in answer.headers)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/jobs", {"GET", "HEAD", "POST"}), ("POST", "/jobs/x", {"GET", "HEAD", "DELETE"}),
+        ("POST", "/healthz", {"GET", "HEAD"}), ("HEAD", "/jobs/x/events", {"GET"}),
+        ("PATCH", "/docs/static/x.js", {"GET", "HEAD"}),
+        ("PATCH", "/files/x", {"GET", "HEAD", "PUT", "DELETE"}), ("OPTIONS", "/analyses", {"GET", "HEAD"}),
+    ],
+)  # fmt: skip
+async def test_what_is_not_allowed_is_told_with_all_that_is(
+    http: httpx.AsyncClient, method: str, path: str, allowed: set[str]
+) -> None:
+    answer = await http.request(method, path)
+    assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, allowed)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/jobs", "/analyses", "/analyses/process", "/docs",
+                                  "/openapi.json", "/problems", "/jobs/x"])  # fmt: skip
+async def test_head_is_get_without_the_body(http: httpx.AsyncClient, path: str) -> None:
+    got, head = await http.get(path), await http.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    if path not in ("/metrics", "/jobs"):  # which change
+        assert head.headers["content-length"] == got.headers["content-length"]
+    assert (await http.get("/healthz")).status_code == 200, "the connection is in order"
+
+
+async def test_an_instance_is_a_reference(http: httpx.AsyncClient) -> None:
+    for path in ("/files/no%20such%0a%22file%22%20%C3%A9", "/nothing%20here"):
+        assert (await http.get(path)).json()["instance"] == path.replace("%0a", "%0A")
+
+
+@pytest.mark.parametrize("path", ["/ws/", "/nothing", "/jobs"])
+async def test_a_socket_elsewhere_is_not_found(stack: Stack, path: str) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        async with connect(stack.api.url.replace("http", "ws") + path, proxy=None):
+            pass
+    response = caught.value.response
+    assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
 
 
 async def test_what_nobody_thought_of_is_a_problem_without_a_traceback(
