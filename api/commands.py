@@ -124,27 +124,24 @@ class Commands:
             raise unavailable() from None
 
     async def fleet(self) -> Fleet:
-        """Workers and queues; what runs is known for a queue as a whole. Whoever asks must be allowed to know."""
+        """Workers and queues. Whoever asks must be allowed to know."""
         names = sorted({"default", *(entry.queue for entry in self.catalog.entries.values())})
         try:
             beats = [from_json(beat) for beat in await self.store.workers()]
             lanes = await self.store.queues(names)
         except StoreUnavailable:
             raise unavailable() from None
-        queues = []
-        for name in names:
-            running = sum(beat["running"] for beat in beats if beat["queue"] == name)
-            later = sum(row[1] for row in lanes[name])
-            queues.append(
-                {
-                    "name": name,
-                    "depth": sum(row[0] for row in lanes[name]),
-                    "by_priority": {p: row[0] for p, row in zip(PRIORITIES, lanes[name], strict=True)},
-                    "running": running,
-                    "delayed": max(0, later - running),
-                    "oldest_age_s": max(row[2] for row in lanes[name]),
-                }
-            )
+        queues = [
+            {
+                "name": name,
+                "depth": sum(lane.due for lane in lanes[name]),
+                "by_priority": {p: lane.due for p, lane in zip(PRIORITIES, lanes[name], strict=True)},
+                "running": sum(lane.running for lane in lanes[name]),
+                "delayed": sum(lane.delayed for lane in lanes[name]),
+                "oldest_age_s": max(lane.oldest_s for lane in lanes[name]),
+            }
+            for name in names
+        ]
         return Fleet(beats, queues)
 
     async def jobs(

@@ -11,8 +11,8 @@
 | `ms:front:<lane>:<owner>` | an owner's jobs that wait in a lane (sorted set) | overall time to live; bounded |
 | `ms:back:<lane>` | jobs that wait for one of their owner's to leave the lane (sorted set) | for ever; bounded |
 | `ms:bell:<queue>` | a ring for an idle worker (list) | for ever; one entry, none for an idle queue |
-| `ms:worker:<id>` | one worker's last heartbeat (JSON) | three leases |
-| `ms:workers` | ids of workers by last heartbeat (sorted set) | for ever; trimmed at each heartbeat |
+| `ms:worker:<id>` | one worker's last heartbeat (JSON) | one lease and 1 s |
+| `ms:workers` | ids of workers by when that runs out (sorted set) | for ever; trimmed at each heartbeat |
 | `ms:analyses` | what workers have advertised (hash) | for ever; one field an analysis |
 | `arq:queue…` | arq's queue (sorted set): score = when due, or the end of the lease | for ever; bounded by depth |
 | `arq:job:<id>` | arq's job body | overall time to live, gone at the end |

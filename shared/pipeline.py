@@ -21,7 +21,7 @@ from shared.errors import StoreUnavailable
 
 log = structlog.get_logger("millstream.store")
 
-SILENCE_S = 10  # a store that answers nothing for so long is taken for dead, though its connection stands
+SILENCE_S = 10.0
 
 Reply = Any
 Argument = str | bytes | int | float
@@ -31,7 +31,8 @@ class Pipeline:
     """Calls to one Redis, kept in order, over one connection that is made again whenever it breaks.
 
     `on_connect` runs after each connection is made, before any call goes out; `on_push` gets what no call asked for
-    (pub/sub messages), and with it set, replies to calls are not matched: the connection only listens.
+    (pub/sub messages), and with it set, replies to calls are not matched: the connection only listens. A store that
+    answers nothing for `silence_s` is taken for dead, though its connection stands.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Pipeline:
         name: str,
         on_connect: Callable[["Pipeline"], Awaitable[None]] | None = None,
         on_push: Callable[[list[Any]], None] | None = None,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self.url = url
+        self._silence_s = silence_s
         self.connected = asyncio.Event()
         self._name = name
         self._on_connect = on_connect
@@ -152,11 +155,11 @@ class Pipeline:
             watching.cancel()
 
     async def _watch(self) -> None:
-        """Raises StoreUnavailable when one call has waited for its reply for all of SILENCE_S or longer."""
+        """Raises StoreUnavailable when a call has waited for its reply for `silence_s`, or up to twice that."""
         oldest = None
         while oldest is None or not self._waiting or self._waiting[0] is not oldest:
             oldest = self._waiting[0] if self._waiting else None
-            await asyncio.sleep(SILENCE_S)
+            await asyncio.sleep(self._silence_s)
         raise StoreUnavailable("the store stopped answering")
 
     async def _read(self, stream: asyncio.StreamReader, replies: hiredis.Reader) -> None:

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     log_bytes: int = Field(256 * 1024 * 1024, ge=1024, description="bytes of data in one job's log")
     event_bytes: int = Field(1024 * 1024, ge=1024, description="bytes of data in one event, a result included")
     keep_s: float = Field(3600, ge=1, description="how long a job is kept after its end, in seconds")
-    life_s: float = Field(86_400, ge=1, description="how long a job may live in all, in seconds")
+    life_s: float = Field(86_400, ge=1, description="how long a job may wait, and its log lives, in seconds")
     submit_rate: float = Field(0, ge=0, description="submissions of one owner a second, on average; 0: no limit")
     submit_burst: int = Field(100, ge=1, description="submissions that an owner may make at once, under a rate limit")
     fair_window: int = Field(20, ge=1, description="waiting jobs of one owner that may stand before those of others")

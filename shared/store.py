@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import hiredis
 from pydantic_core import to_json
@@ -19,7 +19,7 @@ from shared import keys
 from shared.errors import Problem, StoreUnavailable
 from shared.events import START, Cursor, read_logged
 from shared.jobs import Page, Snapshot, read_snapshot
-from shared.pipeline import Argument, Pipeline
+from shared.pipeline import SILENCE_S, Argument, Pipeline
 
 SCRIPTS = (
     "submit", "claim", "append", "finish", "requeue", "cancel", "attach", "detach", "snapshot", "positions",
@@ -111,6 +111,17 @@ class Claimed:
     adopted: bool
 
 
+class Fullness(NamedTuple):
+    """How full one priority of a queue is: jobs that are due and wait, that run, and that are not due yet; the age of
+    the oldest that waits, in seconds.
+    """
+
+    due: int
+    running: int
+    delayed: int
+    oldest_s: float
+
+
 class LeaseLost(Exception):
     """The attempt no longer owns its job, and can write nothing more."""
 
@@ -135,7 +146,8 @@ class Store:
         self.patience_s = patience_s
         self._scripts = load_scripts()
         self._prepare = on_connect
-        self.pipeline = Pipeline(url, name=name, on_connect=self._on_connect)
+        silence_s = min(SILENCE_S, max(0.5, patience_s / 2))
+        self.pipeline = Pipeline(url, name=name, on_connect=self._on_connect, silence_s=silence_s)
 
     async def open(self, timeout_s: float | None = None) -> "Store":
         await self.pipeline.open(timeout_s)
@@ -171,7 +183,8 @@ class Store:
         """Run a script. Raises StoreUnavailable when the store stays away for longer than `patience_s`."""
         script = self._scripts[name]
         command = ("EVALSHA", script.sha)
-        deadline: float | None = None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self.patience_s if patience_s is None else patience_s)
         while True:
             try:
                 return await self.pipeline.call(*command, len(keys_), *keys_, *arguments)
@@ -183,9 +196,6 @@ class Store:
                     raise
             except StoreUnavailable:
                 pass
-            loop = asyncio.get_running_loop()
-            if deadline is None:
-                deadline = loop.time() + (self.patience_s if patience_s is None else patience_s)
             if loop.time() >= deadline:
                 raise StoreUnavailable("the store cannot be reached")
             try:
@@ -289,11 +299,11 @@ class Store:
         beats = await self.pipeline.call("MGET", *(keys.WORKER + name.decode() for name in names))
         return [beat for beat in beats if beat]
 
-    async def queues(self, names: Sequence[str]) -> dict[str, list[tuple[int, int, float]]]:
-        """For each queue and priority: jobs due, jobs in the lane but not due (running or delayed), oldest age in s."""
+    async def queues(self, names: Sequence[str]) -> dict[str, list[Fullness]]:
+        """How full each queue is, for each priority."""
         lanes = [keys.lane(name, priority) for name in names for priority in keys.PRIORITIES]
         flat = await self.run("queues", lanes)
-        rows = [(due, later, age / 1000) for due, later, age in zip(flat[::3], flat[1::3], flat[2::3], strict=True)]
+        rows = [Fullness(flat[n], flat[n + 1], flat[n + 2], flat[n + 3] / 1000) for n in range(0, len(flat), 4)]
         return {name: rows[3 * n : 3 * n + 3] for n, name in enumerate(names)}
 
     async def analyses(self) -> dict[str, bytes]:

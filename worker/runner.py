@@ -244,7 +244,9 @@ class Attempt:
             return "succeeded"
         if outcome.again and self.attempt < self._claimed.max_attempts:
             delay_s = self._delay_s() if outcome.delay_s is None else outcome.delay_s
-            await self._store.retry(self._claimed, outcome.as_dict(), delay_s)
+            # "attempts_exhausted" is said of the last attempt only
+            error = {**outcome.as_dict(), "code": "analysis_error"}
+            await self._store.retry(self._claimed, error, delay_s)
             return "retrying"
         await self._fail(outcome)
         return "failed"

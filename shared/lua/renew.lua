@@ -2,9 +2,9 @@
 -- what was lost.
 -- ARGV: worker, lease_ms, heartbeat as JSON, id, token, id, token, … → {id that was lost, token, …}
 local worker, lease = ARGV[1], tonumber(ARGV[2])
-redis.call('SET', WORKER .. worker, ARGV[3], 'PX', lease * 3)
-redis.call('ZADD', WORKERS, now, worker)
-redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now - lease * 3)
+redis.call('SET', WORKER .. worker, ARGV[3], 'PX', lease + 1000)
+redis.call('ZADD', WORKERS, now + lease + 1000, worker)
+redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now)
 local lost = {}
 for i = 4, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]

@@ -322,10 +322,12 @@ async def test_queues_show_what_waits_what_runs_and_what_is_not_due(valkey: Proc
             await submit(http, "hold", priority=priority)
         await submit(http, "hold", delay_s=60)
 
-        async def known() -> bool:
-            found = await queue()
-            return (found["depth"], found["running"], found["delayed"]) == (3, 1, 1) and found["oldest_age_s"] > 0.05
+        found = await queue()
+        assert (found["depth"], found["running"], found["delayed"]) == (3, 1, 1)
+        assert found["by_priority"] == {"high": 0, "default": 1, "low": 2}
 
-        await until(known, what="the heartbeat that tells of the running job")
-        assert (await queue())["by_priority"] == {"high": 0, "default": 1, "low": 2}
+        async def aged() -> bool:
+            return bool((await queue())["oldest_age_s"] > 0.05)
+
+        await until(aged, what="the oldest to have waited")
     await asyncio.gather(api.kill(), worker.kill())

@@ -221,6 +221,7 @@ async def test_an_analysis_may_ask_to_be_run_again_after_a_delay_of_its_own(clie
     events = await client_rpc.end(await client_rpc.submit("ask_again", {"times": 2, "delay_s": 0.05}))
     assert [event["type"] for event in events] == ["started", "retrying"] * 2 + ["started", "succeeded"]
     assert events[1]["data"]["delay_s"] == 0.05
+    assert events[1]["data"]["error"]["code"] == "analysis_error", "there are attempts left"
     assert events[-1]["data"]["result"] == 3
 
 
