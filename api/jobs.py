@@ -280,7 +280,7 @@ def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None
 
 def _submitted_headers(commands: Commands, submitted: Submitted) -> dict[str, str]:
     """Where the job is, and how much more may be submitted."""
-    return {"Location": f"/jobs/{submitted.job}", **commands.rate_headers(submitted.tokens)}
+    return {"Location": f"/jobs/{submitted.job}", "Vary": "Accept", **commands.rate_headers(submitted.tokens)}
 
 
 def _wait_s(prefer: str | None) -> float:

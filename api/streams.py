@@ -196,7 +196,7 @@ class StreamResponse(StreamingResponse):
     def __init__(
         self, stream: Stream, format: Format, *, follow: bool = True, headers: dict[str, str] | None = None
     ) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})}
+        headers = {"Cache-Control": "no-cache", "Vary": "Accept", "X-Accel-Buffering": "no", **(headers or {})}
         super().__init__(stream.written(format, follow=follow), headers=headers, media_type=format.media_type)
         self._stream = stream
 

@@ -1,6 +1,5 @@
 """append, finish, requeue, renew: only the owner of a lease writes, and what is sent twice is written once."""
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -23,6 +22,7 @@ from tests.integration.jobs import (
     snapshot,
     types,
 )  # fmt: skip
+from tests.processes import until
 
 Write = Callable[[Store, Claimed], Awaitable[None]]
 
@@ -287,8 +287,11 @@ async def test_a_heartbeat_lists_the_worker_for_a_lease_and_a_second_whatever_th
     assert await client.zrange("ms:workers", 0, -1) == [b"w1", b"w2"]
     assert 0 < await client.pttl("ms:worker:w1") <= 1050
     assert 60_000 < await client.pttl("ms:worker:w2") <= 61_000
-    while await client.exists("ms:worker:w1"):
-        await asyncio.sleep(0.05)
+
+    async def gone() -> bool:
+        return not await client.exists("ms:worker:w1")
+
+    await until(gone, what="the worker's heartbeat to run out")
     await renew(store, "w3", 0.05)
     assert await client.zrange("ms:workers", 0, -1) == [b"w3", b"w2"]
 

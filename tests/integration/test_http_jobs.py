@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from shared.apikeys import new_key, write_keys
 from tests.integration.conftest import ANALYSES, Stack, database
-from tests.integration.web import ended, following, pointers, problem, submit, web
+from tests.integration.web import JSONL, SSE, ended, following, pointers, problem, submit, web
 from tests.processes import Process, Processes, until
 
 
@@ -331,3 +331,12 @@ async def test_queues_show_what_waits_what_runs_and_what_is_not_due(valkey: Proc
 
         await until(aged, what="the oldest to have waited")
     await asyncio.gather(api.kill(), worker.kill())
+
+
+@pytest.mark.parametrize("accept", ["application/json", SSE, JSONL])
+async def test_an_answer_that_depends_on_accept_says_so(http: httpx.AsyncClient, accept: str) -> None:
+    body = {"analysis": "process", "params": {"text": "x"}}
+    answer = await http.post("/jobs", json=body, headers={"Accept": accept})
+    assert answer.headers["vary"] == "Accept"
+    stream = await http.get(answer.headers["location"] + "/events", headers={"Accept": accept})
+    assert stream.headers["vary"] == "Accept"
