@@ -1,0 +1,41 @@
+"""Readers that are behind take turns, so that many of them do not keep everybody else waiting."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from api.commands import CATCHING_UP, Commands
+from api.hub import Hub, State
+from api.relay import Relay
+from api.settings import ApiSettings
+from shared.apikeys import Keys
+from shared.events import START
+from shared.jobs import Page
+from shared.store import Store
+from tests.unit.readers import SmallReader, a_page, an_event
+
+
+class SlowLog:
+    """A store whose logs take a while to be read; `most` counts how many were read at a time."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    async def attach(self, job: str, *_: Any, **__: Any) -> Page:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.01)
+        self.now -= 1
+        return a_page([an_event(1), an_event(2)], last=2)
+
+
+async def test_only_so_many_logs_are_read_at_a_time_and_all_are_read() -> None:
+    log, hub = SlowLog(), Hub(lambda _: None)
+    relay = cast(Relay, SimpleNamespace(hub=hub, node="n"))
+    commands = Commands(ApiSettings(), cast(Store, log), relay, Keys(None), asyncio.Event())
+    followers = [hub.follow("j", SmallReader(100), terminal_only=False) for _ in range(5 * CATCHING_UP)]
+    for follower in followers:
+        follower.start(START, behind=True)
+    await asyncio.gather(*map(commands.catch_up, followers))
+    assert log.most == CATCHING_UP
+    assert {follower.state for follower in followers} == {State.LIVE}
