@@ -6,7 +6,8 @@ uvicorn's request cycle behind `send`, waits until the headers have left the tra
 file to the socket. Beside a path it takes `file` (a descriptor), `offset` and `count`, `sent` (called with each number
 of bytes that went out), and `more_body` as a body does.
 
-What is written in one tick leaves as one packet, on WebSockets too (corked.py).
+What is written in one tick leaves as one packet, on WebSockets too (corked.py). And a client that speaks HTTP/1.0 gets
+no chunks.
 
 Beside it, TRANSPORT hands the app the connection's transport: uvicorn has no time limit for sending, and of several
 requests on one connection it tells only the last that the client has left.
@@ -64,11 +65,20 @@ class ZeroCopy:
         corked = Corked(transport)
         cycle.transport = corked  # type: ignore[assignment]
 
+        until_close = False
+
         async def send_or_copy(message: Message) -> None:
+            nonlocal until_close
             if message["type"] == EXTENSION:
                 corked.flush()
                 await self._copy(cycle, message)
                 return
+            if until_close:
+                cycle.expected_content_length = len(message.get("body", b""))
+            elif scope["http_version"] == "1.0" and message["type"] == "http.response.start":
+                until_close = not any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+                if until_close:  # HTTP/1.0 knows no chunks (RFC 9112 §6.1)
+                    cycle.chunked_encoding = False
             await send(message)
             if message["type"] == "http.response.body":
                 corked.flush()

@@ -274,3 +274,16 @@ async def test_who_leaves_a_stream_or_a_wait_cancels_the_job_if_that_was_wanted(
         await asyncio.sleep(0.3)
         gate.touch()
     await until(lambda: status_is("succeeded" if on_disconnect == "continue" else "cancelled"), what="its end")
+
+
+@pytest.mark.parametrize("path", ["/jobs/{job}/events", "/files/?prefix=", "/healthz", "/nothing"])
+async def test_a_client_of_http_1_0_gets_no_chunks(stack: Stack, job: str, path: str) -> None:
+    (stack.data / "some-file").write_text("x")
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.api.url.rpartition(":")[2]))
+    writer.write(f"GET {path.format(job=job)} HTTP/1.0\r\nAccept: {JSONL}\r\n\r\n".encode())
+    head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    writer.close()
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
+    lines = [json.loads(line) for line in body.splitlines()]
+    assert len(lines) >= (25 if "events" in path else 1)
