@@ -88,7 +88,7 @@ class ZeroCopy:
         except ClientGone:
             pass  # nobody is left to tell
         finally:
-            if cycle.transport.is_closing():
+            if transport.is_closing():
                 cycle.disconnected = True
 
     async def _copy(self, cycle: RequestResponseCycle, message: Message) -> None:
