@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, unquote
 
 import structlog
 from pydantic_core import to_json
@@ -143,7 +143,7 @@ class Files:
         headers = read_headers(scope)
         send = patient(scope, send, self._settings.send_timeout_s)
         method, path = scope["method"], scope["path"]
-        query = parse_qs(scope["query_string"].decode("latin-1")) if scope["query_string"] else {}
+        query = read_query(scope["query_string"]) if scope["query_string"] else {}
         try:
             response = await self._answer(method, path, query, headers, scope, receive, send)
         except Problem as problem:
@@ -174,7 +174,7 @@ class Files:
         """Answer, or return what is to be answered. Raises Problem, NotServed, Unsatisfiable, ClientGone, Cut."""
         who = self._keys.who(headers.get("authorization"))
         legacy = path == STREAM
-        name = query.get("path", ["large_file.txt"])[0] if legacy else path.removeprefix(PREFIX)
+        name = query.get("path", ["large_file.txt"])[0] if legacy else read_path(scope).removeprefix(PREFIX)
         allowed = ("GET", "HEAD") if legacy or not name else ("GET", "HEAD", "PUT", "DELETE")
         if method not in allowed:
             return plain_problem(405, "Method Not Allowed", path, headers={"Allow": ", ".join(allowed)})
@@ -349,6 +349,24 @@ def read_headers(scope: Scope) -> dict[str, str]:
         key, text = name.decode("latin-1"), value.decode("latin-1")
         found[key] = f"{found[key]}, {text}" if key in found else text
     return found
+
+
+def read_path(scope: Scope) -> str:
+    """The path, percent-decoded. The server puts U+FFFD for what is not UTF-8: that is NotServed, but for one that the
+    client itself wrote.
+    """
+    path: str = scope["path"]
+    if "\N{REPLACEMENT CHARACTER}" not in path:
+        return path
+    try:
+        return unquote(scope["raw_path"].decode(), errors="strict")
+    except UnicodeDecodeError:
+        raise NotServed(path) from None
+
+
+def read_query(query: bytes) -> dict[str, list[str]]:
+    """The parameters by name. What is not UTF-8 becomes lone surrogates, which no name has that is served."""
+    return parse_qs(query.decode(errors="surrogateescape"), errors="surrogateescape")
 
 
 def accepted_codings(header: str | None) -> list[str]:

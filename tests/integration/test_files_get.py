@@ -283,6 +283,23 @@ async def test_the_listing(stack: Stack, home: Path) -> None:
             assert (await http.head("/files/" + quote(name))).status_code == 200, "what is listed is there"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "POST"])
+async def test_a_name_that_is_not_utf_8_is_nowhere(stack: Stack, home: Path, method: str) -> None:
+    (home / "\N{REPLACEMENT CHARACTER}").write_bytes(b"real")
+    before = sorted(home.rglob("*"))
+    async with web(stack.api) as http:
+        for name in ("%ff", "%fe", "%ef%bf%bd%ff", "%ed%a0%80", "new%c3", "%ff/new"):
+            answer = await http.request(method, f"/files/get/{name}", content=b"x" if method == "PUT" else None)
+            assert answer.status_code == 404, name
+            if method in ("GET", "HEAD"):
+                assert (await http.request(method, f"/stream/file?path=get/{name}")).status_code == 404, name
+        assert (await http.get("/files/get/%ef%bf%bd")).content == b"real", "a name like any other"
+        assert (await http.get("/stream/file?path=get/%ef%bf%bd")).content == b"real"
+        assert len((await http.get("/files/?prefix=get/%ef%bf%bd")).json()) == 1
+        assert (await http.get("/files/?prefix=get/%ff")).json() == []
+    assert sorted(home.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [("POST", "/files/get/small.txt", "GET, HEAD, PUT, DELETE"), ("PATCH", "/files/x", "GET, HEAD, PUT, DELETE"),
