@@ -21,15 +21,18 @@ _DATE = re.compile(  # §5.6.7: IMF-fixdate, and the two older forms
 
 
 class State(NamedTuple):
-    """What a file has in it: another inode, size (in bytes) or time of change is another content."""
+    """What a file has in it: another inode, size (in bytes) or time is another content. `modified_ns` is what anybody
+    may set, `changed_ns` (ctime) what the system has set at the last change of anything.
+    """
 
     inode: int
     size: int
+    modified_ns: int
     changed_ns: int
 
     @classmethod
     def of(cls, found: os.stat_result) -> "State":
-        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Validators:
 
     @classmethod
     def of(cls, state: State) -> "Validators":
-        return cls(f'"{state.inode:x}-{state.size:x}-{state.changed_ns:x}"', state.changed_ns // 1_000_000_000)
+        return cls('"' + "-".join(f"{part:x}" for part in state) + '"', state.modified_ns // 1_000_000_000)
 
     @property
     def last_modified(self) -> str:

@@ -1,4 +1,4 @@
-"""Digests of files (RFC 9530, sha-256): computed once for each state of a file, in a thread, and kept."""
+"""Digests of files (RFC 9530, sha-256): computed once for each state of a file, in a thread, and kept in memory."""
 
 import asyncio
 import hashlib
@@ -7,14 +7,11 @@ from base64 import b64encode
 from collections import OrderedDict
 
 KEPT = 10_000
-_XATTR = "user.millstream.sha256"
 _BLOCK = 1024 * 1024
 
 
 class Digests:
-    """Keeps digests by the identity and state of a file: beside the file where extended attributes are, else in
-    memory.
-    """
+    """Keeps the digests of the KEPT states of files that were asked for last."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
@@ -27,7 +24,7 @@ class Digests:
             return kept
         task = self._computing.get(state)
         if task is None:
-            task = asyncio.create_task(asyncio.to_thread(_kept_or_computed, os.dup(file), state))
+            task = asyncio.create_task(asyncio.to_thread(_computed, os.dup(file)))
             self._computing[state] = task
             task.add_done_callback(lambda _: self._computing.pop(state, None))
         digest = await asyncio.shield(task)
@@ -53,29 +50,13 @@ def field(digest: bytes) -> str:
     return f"sha-256=:{b64encode(digest).decode()}:"
 
 
-def _kept_or_computed(file: int, state: str) -> bytes:
+def _computed(file: int) -> bytes:
+    digest = hashlib.sha256()
+    offset = 0
     try:
-        marked = _marked(file, state)
-        if marked:
-            return marked
-        digest = hashlib.sha256()
-        offset = 0
         while block := os.pread(file, _BLOCK, offset):
             digest.update(block)
             offset += len(block)
-        try:
-            os.setxattr(file, _XATTR, state.encode() + b" " + digest.digest())
-        except (OSError, AttributeError):
-            pass  # read-only, or a system without them: kept in memory only
-        return digest.digest()
     finally:
         os.close(file)
-
-
-def _marked(file: int, state: str) -> bytes | None:
-    try:
-        value = os.getxattr(file, _XATTR)
-    except (OSError, AttributeError):
-        return None
-    before, _, digest = value.partition(b" ")
-    return digest if before == state.encode() and len(digest) == 32 else None
+    return digest.digest()

@@ -272,7 +272,7 @@ class Files:
         opened = self._directory.open_cached(name)
         if opened is None:
             opened = await asyncio.to_thread(self._directory.open, name)
-        if time.time_ns() - opened.found.st_mtime_ns < SETTLE_NS:
+        if time.time_ns() - opened.found.st_ctime_ns < SETTLE_NS:
             await asyncio.sleep(SETTLE_NS / 1e9)
             return opened._replace(found=os.fstat(opened.file))
         return opened

@@ -184,7 +184,7 @@ class _Temporary:
             os.rename(self._name, self._target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
             self._name = None
             os.fsync(self._directory)
-        return (201 if before is None else 204), Validators.of(State.of(os.fstat(self._file))).etag
+            return (201 if before is None else 204), Validators.of(State.of(os.fstat(self._file))).etag
 
     def discard(self) -> None:
         """Close it, and remove what has not been published."""

@@ -167,6 +167,29 @@ async def test_the_etag_changes_with_the_content_even_of_the_same_size_at_once(s
     assert len(seen) == 20
 
 
+async def test_the_etag_and_the_digest_change_with_the_content_even_when_the_time_is_set_back(
+    stack: Stack, home: Path
+) -> None:
+    path = home / "set-back"
+    path.write_bytes(b"one")
+    before = path.stat()
+    async with web(stack.api) as http:
+        first = await http.get("/files/get/set-back", headers={"Want-Repr-Digest": "sha-256=1"})
+        assert path.stat().st_ctime_ns == before.st_ctime_ns, "asking for a digest is no change"
+        with path.open("r+b") as file:
+            file.write(b"two")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        now = path.stat()
+        assert (now.st_ino, now.st_size, now.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+        second = await http.get("/files/get/set-back", headers={"Want-Repr-Digest": "sha-256=1"})
+        digest = b64encode(hashlib.sha256(b"two").digest()).decode()
+        assert (second.content, second.headers["repr-digest"]) == (b"two", f"sha-256=:{digest}:")
+        assert second.headers["etag"] != first.headers["etag"]
+        assert second.headers["last-modified"] == first.headers["last-modified"]
+        listed = (await http.get("/files/?prefix=get/set-back")).json()
+        assert listed[0]["etag"] == second.headers["etag"]
+
+
 @pytest.mark.parametrize(
     ("name", "disposition"),
     [
