@@ -6,7 +6,9 @@ import os
 import random
 import socket
 import stat
+import time
 from base64 import b64encode
+from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,6 +31,8 @@ def home(stack: Stack) -> Path:
     (home / "big.bin").write_bytes(CONTENT)
     (home / "small.txt").write_bytes(CONTENT[:1000])
     (home / "empty").touch()
+    for path in home.iterdir():
+        os.utime(path, (1_700_000_000, 1_700_000_000))  # old enough for their Last-Modified to be the true one
     (home.parent.parent / "outside.txt").write_text("secret")
     (home / ".hidden").write_text("secret")
     odd = home / "odd"
@@ -155,6 +159,35 @@ async def test_conditions_and_if_range(stack: Stack, home: Path) -> None:
         assert (not_modified.content, not_modified.headers["etag"]) == (b"", etag)
 
 
+@pytest.mark.parametrize("ahead_s", [0, 86_400], ids=["just now", "tomorrow"])
+async def test_last_modified_is_never_later_than_date_and_conditions_compare_the_true_time(
+    stack: Stack, home: Path, ahead_s: int
+) -> None:
+    path = home / "young"
+    async with web(stack.api) as http:
+
+        async def get(**headers: str) -> httpx.Response:
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            answer = await http.get("/files/get/young", headers=given)
+            if "last-modified" in answer.headers:
+                told, date = (parsedate_to_datetime(answer.headers[name]) for name in ("last-modified", "date"))
+                assert told <= date
+            return answer
+
+        for _ in range(20):
+            path.write_bytes(b"young")
+            modified = time.time() + ahead_s
+            os.utime(path, (modified, modified))
+            answer = await get()
+            assert (await get(If_None_Match=answer.headers["etag"])).status_code == 304
+        shown, true = answer.headers["last-modified"], formatdate(modified, usegmt=True)
+        assert (await get(If_Modified_Since=true)).status_code == 304
+        assert (await get(If_Modified_Since=shown)).status_code == 200
+        assert (await get(If_Unmodified_Since=true)).status_code == 200
+        assert (await get(If_Unmodified_Since=shown)).status_code == 412
+        assert (await get(If_Range=shown, Range="bytes=0-0")).status_code == 200
+
+
 async def test_the_etag_changes_with_the_content_even_of_the_same_size_at_once(stack: Stack, home: Path) -> None:
     path = home / "changing"
     seen = set()
@@ -172,6 +205,7 @@ async def test_the_etag_and_the_digest_change_with_the_content_even_when_the_tim
 ) -> None:
     path = home / "set-back"
     path.write_bytes(b"one")
+    os.utime(path, (1_000_000_000, 1_000_000_000))
     before = path.stat()
     async with web(stack.api) as http:
         first = await http.get("/files/get/set-back", headers={"Want-Repr-Digest": "sha-256=1"})
