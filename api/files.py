@@ -285,8 +285,8 @@ class Files:
     async def _follow(
         self, name: str, query: Mapping[str, list[str]], scope: Scope, receive: Receive, send: Send
     ) -> Response | None:
-        """Like tail -f: from an offset on, then what is appended, until the client leaves, the file is cut short, or
-        the server drains.
+        """Like tail -f: from an offset on, once the file has grown so far, and then what is appended, until the client
+        leaves, the file is deleted, or the server drains. Raises Cut when the file is smaller than it was.
         """
         try:
             offset = int(query.get("offset", ["0"])[0])
@@ -295,7 +295,7 @@ class Files:
         if offset < 0:
             wrong = "it must be a number of bytes, 0 or more"
             raise Problem("invalid_params", f"offset: {wrong}.", [{"pointer": "/offset", "detail": wrong}])
-        file = (await self._open(name)).file
+        file, found = await self._open(name)
         self.traffic.streams += 1
         transport = connection(scope)
         leaving = asyncio.ensure_future(until_left(receive))
@@ -309,9 +309,9 @@ class Files:
             while scope["method"] == "GET" and not (
                 self._draining.is_set() or leaving.done() or (transport and transport.is_closing())
             ):
-                found = os.fstat(file)
-                if found.st_size < offset:
-                    break
+                seen, found = found.st_size, os.fstat(file)
+                if found.st_size < seen:
+                    raise Cut
                 if found.st_size > offset:
                     data = await asyncio.to_thread(os.pread, file, min(found.st_size - offset, 256 * 1024), offset)
                     offset += len(data)

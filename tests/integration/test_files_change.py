@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -265,29 +266,43 @@ async def test_a_followed_file_is_sent_as_it_grows_until_it_is_gone(stack: Stack
         assert [part async for part in parts] == []
 
 
-async def test_following_ends_when_the_file_is_cut_short_and_frees_it_when_the_client_leaves(
+async def test_a_followed_file_that_is_cut_short_ends_with_an_error_and_is_freed_when_the_client_leaves(
     stack: Stack, api: Process
 ) -> None:
     path = stack.data / "cut.log"
     path.write_bytes(b"0123456789")
     async with web(api) as http:
+        for offset in (0, 99):
+            async with http.stream("GET", "/files/cut.log", params={"follow": "true", "offset": offset}) as answer:
+                parts = answer.aiter_bytes()
+                if not offset:
+                    assert await anext(parts) == path.read_bytes()
+                os.truncate(path, path.stat().st_size - 2)
+                with pytest.raises(httpx.RemoteProtocolError):  # the body has no end
+                    await anext(parts)
         async with http.stream("GET", "/files/cut.log", params={"follow": "true"}) as answer:
-            parts = answer.aiter_bytes()
-            assert await anext(parts) == b"0123456789"
-            os.truncate(path, 3)
-            assert [part async for part in parts] == []
-        async with http.stream("GET", "/files/cut.log", params={"follow": "true"}) as answer:
-            assert await anext(answer.aiter_bytes()) == b"012"
+            assert await anext(answer.aiter_bytes()) == b"012345"
             assert open_files(api, path) == 1
 
         async def freed() -> bool:
             return open_files(api, path) == 0
 
         await until(freed, what="the followed file to be closed")
-        async with http.stream("GET", "/files/cut.log", params={"follow": "true", "offset": 99}) as answer:
-            assert [part async for part in answer.aiter_bytes()] == [], "an offset behind the end of the file"
         assert (await http.head("/files/cut.log", params={"follow": "true"})).status_code == 200
         assert (await http.get("/files/none.log", params={"follow": "true"})).status_code == 404
-        for offset in ("-1", "x", "1.5"):
-            answer = await http.get("/files/cut.log", params={"follow": "true", "offset": offset})
-            assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/offset")
+        for wrong in ("-1", "x", "1.5"):
+            refused = await http.get("/files/cut.log", params={"follow": "true", "offset": wrong})
+            assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/offset")
+
+
+async def test_following_from_behind_the_end_waits_until_the_file_has_grown_so_far(stack: Stack, api: Process) -> None:
+    path = stack.data / "grows.log"
+    path.write_bytes(b"01234")
+    async with web(api) as http, http.stream("GET", "/files/grows.log", params={"follow": "true", "offset": 8}) as it:
+        parts = it.aiter_bytes()
+        for some in (b"5", b"67", b"89"):
+            with path.open("ab") as file:
+                file.write(some)
+        assert await anext(parts) == b"89"
+        path.unlink()
+        assert [part async for part in parts] == []
