@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.conditions import State, Validators, http_date, range_applies, refused
 from api.digests import Digests, field, wants_sha256
-from api.negotiation import weights
+from api.negotiation import most_wanted, weights
 from api.problems import plain_problem, problem_response
 from api.ranges import Span, Unsatisfiable, spans
 from api.sending import Cut, Traffic, connection, patient, send_part, until_left
@@ -42,6 +42,7 @@ STREAM = "/stream/file"
 SETTLE_NS = 20_000_000  # a change within this time of another one may leave the same time stamp behind
 DATE_LAG_S = 2  # the server's Date is that of its last tick, up to 1.1 s ago
 CODINGS = {"zstd": ".zst", "br": ".br", "gzip": ".gz"}  # the best first
+LISTINGS = ("application/json", "application/jsonl", "application/x-ndjson")
 RawHeaders = list[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 ACTIVE = ("text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml", "text/javascript")
 
@@ -330,12 +331,12 @@ class Files:
     async def _list(
         self, query: Mapping[str, list[str]], headers: Mapping[str, str], method: str, send: Send
     ) -> Response | None:
-        """The files whose paths begin with a prefix, as JSON or, streamed, as JSON Lines."""
+        """The files whose paths begin with a prefix, as JSON or as JSON Lines."""
         prefix = query.get("prefix", [""])[0]
-        wanted = weights(headers.get("accept"))
-        lines = any(wanted.get(kind, 0) > 0 for kind in ("application/jsonl", "application/x-ndjson"))
-        media_type = "application/jsonl" if lines else "application/json"
-        await send({"type": "http.response.start", "status": 200, "headers": raw({"Content-Type": media_type})})
+        kind = most_wanted(headers.get("accept"), LISTINGS) or LISTINGS[0]
+        lines = kind != LISTINGS[0]
+        told = raw({"Content-Type": kind, "Vary": "Accept"})
+        await send({"type": "http.response.start", "status": 200, "headers": told})
         found = self._directory.walk(prefix)
         first = True
         while method == "GET" and (some := await asyncio.to_thread(_some_entries, found)):

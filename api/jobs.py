@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.commands import Commands
-from api.negotiation import weights
+from api.negotiation import most_wanted
 from api.problems import problems
 from api.schemas import AnalysisInfo, QueueInfo, WorkerInfo
 from api.sending import until_left
@@ -291,6 +291,4 @@ def _wait_s(prefer: str | None) -> float:
 
 def _streamed(request: Request) -> Format | None:
     """The stream format that the client prefers over JSON (RFC 9110 §12.5.1); None: JSON will do."""
-    wanted = {name: weight for name, weight in weights(request.headers.get("accept")).items() if weight > 0}
-    best = max((name for name in wanted if name in (*STREAMS, "application/json")), key=wanted.__getitem__, default="")
-    return STREAMS.get(best)
+    return STREAMS.get(most_wanted(request.headers.get("accept"), (*STREAMS, "application/json")))

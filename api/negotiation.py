@@ -1,5 +1,6 @@
 """What a client would rather have: the weighted lists of Accept and Accept-Encoding. No I/O."""
 
+from collections.abc import Container
 from contextlib import suppress
 
 
@@ -17,3 +18,9 @@ def weights(header: str | None) -> dict[str, float]:
         if name:
             found[name] = weight
     return found
+
+
+def most_wanted(header: str | None, offered: Container[str]) -> str:
+    """What the header wants most of what is offered, the first in it of several; "": it names none of it."""
+    wanted = {name: weight for name, weight in weights(header).items() if weight > 0 and name in offered}
+    return max(wanted, key=wanted.__getitem__, default="")

@@ -177,7 +177,7 @@ def _file_paths() -> dict[str, Any]:
         {
             "200": {
                 "description": "path, size, modified, etag of each",
-                "content": {"application/json": {}, "application/jsonl": {}},
+                "content": {"application/json": {}, "application/jsonl": {}, "application/x-ndjson": {}},
             }
         },
         ("prefix", "query"),

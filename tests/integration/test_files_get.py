@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import os
 import random
 import socket
@@ -17,10 +18,11 @@ import pytest
 
 from shared.apikeys import Scope, new_key, write_keys
 from tests.integration.conftest import Stack
-from tests.integration.web import web
+from tests.integration.web import JSONL, NDJSON, web
 from tests.processes import Processes
 
 MIB = 1024 * 1024
+JSON = "application/json"
 CONTENT = random.Random(2).randbytes(3 * MIB + 77)
 
 
@@ -338,6 +340,21 @@ async def test_the_listing(stack: Stack, home: Path) -> None:
         assert names == sorted(names)
         for name in names:
             assert (await http.head("/files/" + quote(name))).status_code == 200, "what is listed is there"
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", JSON), ("text/html", JSON), (JSONL, JSONL), (NDJSON, NDJSON), (f"{JSONL};q=0.5, {JSON}", JSON),
+        (f"{JSON};q=0.5, {NDJSON};q=0.9, {JSONL};q=0.7", NDJSON), (f"{JSONL};q=0", JSON), ("Application/JSONL", JSONL),
+    ],
+)  # fmt: skip
+async def test_accept_chooses_the_form_of_the_listing(stack: Stack, home: Path, accept: str, kind: str) -> None:
+    async with web(stack.api) as http:
+        answer = await http.get("/files/?prefix=get/small.txt", headers={"Accept": accept})
+    assert (answer.headers["content-type"], answer.headers["vary"]) == (kind, "Accept")
+    found = answer.json() if kind == JSON else [json.loads(line) for line in answer.text.splitlines()]
+    assert [entry["path"] for entry in found] == ["get/small.txt"]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "POST"])
