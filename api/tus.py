@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.problems import plain_problem, problem_response
 from api.settings import ApiSettings
-from api.uploads import Broken, Full, body_blocks, current, disk_errors, locked, write_all
+from api.uploads import Broken, Full, Temporary, body_blocks, current, disk_errors, locked, write_all
 from shared.apikeys import Keys
 from shared.beneath import Directory, NotServed, parts
 from shared.errors import Problem
@@ -217,10 +217,14 @@ class Tus:
 
     def _publish(self, upload: Upload, file: int) -> None:
         os.fsync(file)
-        with self._directory.parent(upload.path, create=True) as (directory, name), locked(directory):
-            current(directory, name)
-            os.rename(self._data(upload), name, dst_dir_fd=directory)
-            os.fsync(directory)
+        beside = Temporary(self._directory, upload.path)  # holds its directory
+        try:
+            with locked(beside.directory):
+                current(beside.directory, beside.target)
+                os.rename(self._data(upload), beside.target, dst_dir_fd=beside.directory)
+                os.fsync(beside.directory)
+        finally:
+            beside.discard()
 
     def _remove(self, upload: Upload) -> None:
         for path in (self._data(upload), self._home / f"{upload.id}.json"):

@@ -2,7 +2,7 @@
 
 What comes is written to a hidden file in the target's directory, synced, and renamed over the target; so a reader
 sees the old file or the new one, and whatever breaks leaves nothing. Conditions are checked again under a lock right
-before the rename.
+before the rename. Directories come and go with what is in them.
 """
 
 import asyncio
@@ -26,10 +26,11 @@ from starlette.types import Receive
 from api.conditions import State, Validators, refused
 from api.problems import plain_problem
 from api.settings import ApiSettings
-from shared.beneath import Directory, NotServed, parts
+from shared.beneath import Directory, Missing, NotServed, parts
 from shared.errors import Problem
 
 BLOCK = 1024 * 1024
+ATTEMPTS = 100  # to be in a directory before somebody removes it
 ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}  # RFC 9530 §5
 
 
@@ -101,7 +102,7 @@ class Uploads:
     ) -> Response:
         hashes = {name: hashlib.new(ALGORITHMS[name]) for name in expected.digests}
         with disk_errors():
-            temporary = await asyncio.to_thread(_Temporary, self._directory, path)
+            temporary = await asyncio.to_thread(Temporary, self._directory, path)
         try:
             size = 0
             async for block in body:
@@ -137,6 +138,7 @@ class Uploads:
                 os.unlink(name, dir_fd=directory)
             except FileNotFoundError:
                 raise NotServed(path) from None
+        self._directory.prune(path)
         return Response(status_code=204)
 
     def _refused(self, path: str, headers: Mapping[str, str]) -> int | None:
@@ -154,19 +156,22 @@ class Uploads:
         return Response(to_json(problem), 413, {"Connection": "close"}, media_type="application/problem+json")
 
 
-class _Temporary:
-    """A hidden file beside the target, on its way to become it. Blocking; for a thread."""
+class Temporary:
+    """A hidden file beside the target, on its way to become it; while it is there, so is its directory. Blocking; for
+    a thread.
+    """
 
     def __init__(self, directory: Directory, path: str) -> None:
-        self._context = directory.parent(path, create=True)
-        self._directory, self._target = self._context.__enter__()
         self._name: str | None = f".upload-{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            self._file = os.open(self._name, flags, 0o644, dir_fd=self._directory)
-        except OSError:
-            self._context.__exit__(None, None, None)
-            raise
+        for _ in range(ATTEMPTS):
+            # Until there is a file in it, a directory may be removed by others, who find it empty.
+            with suppress(Missing, FileNotFoundError), ExitStack() as stack:
+                self.directory, self.target = stack.enter_context(directory.parent(path, create=True))
+                self._file = os.open(self._name, flags, 0o644, dir_fd=self.directory)
+                self._context = stack.pop_all()
+                return
+        raise NotServed(path)
 
     def write(self, block: bytes, hashes: Mapping[str, Any]) -> None:
         write_all(self._file, block)
@@ -177,22 +182,22 @@ class _Temporary:
         """Make it the target: 201 or 204 and its ETag, or 412."""
         os.fsync(self._file)
         assert self._name is not None
-        with locked(self._directory):
-            before = current(self._directory, self._target)
+        with locked(self.directory):
+            before = current(self.directory, self.target)
             if status := refused("PUT", headers, before):
                 return status, ""
-            os.rename(self._name, self._target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            os.rename(self._name, self.target, src_dir_fd=self.directory, dst_dir_fd=self.directory)
             self._name = None
-            os.fsync(self._directory)
+            os.fsync(self.directory)
             return (201 if before is None else 204), Validators.of(State.of(os.fstat(self._file))).etag
 
     def discard(self) -> None:
-        """Close it, and remove what has not been published."""
+        """Close it, and remove what has not been published, and with it the directories that were made for it."""
         os.close(self._file)
         if self._name is not None:
             with suppress(FileNotFoundError):
-                os.unlink(self._name, dir_fd=self._directory)
-        self._context.__exit__(None, None, None)
+                os.unlink(self._name, dir_fd=self.directory)
+        self._context.close()
 
 
 async def body_blocks(receive: Receive) -> AsyncIterator[bytes]:

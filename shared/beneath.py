@@ -11,8 +11,10 @@ import os
 import platform
 import stat
 import struct
+import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,10 @@ DEEPEST = 100  # steps in a path: a walk holds a descriptor open for each
 
 class NotServed(Exception):
     """There is nothing there, as far as anybody outside may know."""
+
+
+class Missing(NotServed):
+    """A directory on the way is not there, or not any longer."""
 
 
 class Opened(NamedTuple):
@@ -62,6 +68,8 @@ class Directory:
         self.path = path
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._openat2 = _has_openat2(self._fd)
+        self._new: Counter[str] = Counter()  # directories that were made here, by how many may leave them empty
+        self._making = threading.Lock()
 
     def close(self) -> None:
         os.close(self._fd)
@@ -90,21 +98,33 @@ class Directory:
 
     @contextmanager
     def parent(self, path: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
-        """A descriptor of the directory that holds `path`, and its name there. Raises NotServed, and OSError for
-        `create`.
+        """A descriptor of the directory that holds `path`, and its name there. With `create` what is missing of the
+        directory is made, and removed again when it is empty at the end. Raises NotServed, and OSError for `create`.
         """
         *steps, name = parts(path)
-        if create:
-            self._make(steps)
+        made: list[str] = []
         try:
-            # Always opened anew, not a dup: a lock (flock) belongs to what was opened, and a dup would share it.
-            fd = self._open_at(tuple(steps) or (".",), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError as error:
-            raise NotServed(path) from error
-        try:
-            yield fd, name
+            if create:
+                self._make(steps, made)
+            try:
+                # Always opened anew, not a dup: a lock (flock) belongs to what was opened, and a dup would share it.
+                fd = self._open_at(tuple(steps) or (".",), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except FileNotFoundError as error:
+                raise Missing(path) from error
+            except OSError as error:
+                raise NotServed(path) from error
+            try:
+                yield fd, name
+            finally:
+                os.close(fd)
         finally:
-            os.close(fd)
+            self._leave(made)
+
+    def prune(self, path: str) -> None:
+        """Remove the directories that hold `path`, from the innermost on, as far as they are empty."""
+        steps = parts(path)
+        for count in range(len(steps) - 1, 0, -1):
+            self._remove("/".join(steps[:count]))
 
     def walk(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
         """Each regular file whose path begins with `prefix`, in the order of the paths."""
@@ -133,13 +153,33 @@ class Directory:
             except OSError:
                 continue  # it went away meanwhile
 
-    def _make(self, steps: list[str]) -> None:
+    def _make(self, steps: list[str], made: list[str]) -> None:
+        """Make what is missing of a directory. `made` gets what is to be left with `_leave`: that, and what others
+        have just made, for whoever leaves last finds it empty.
+        """
         for count in range(1, len(steps) + 1):
-            with self.parent("/".join(steps[:count])) as (fd, name):
+            path = "/".join(steps[:count])
+            with self._making, self.parent(path) as (fd, name):
                 try:
                     os.mkdir(name, dir_fd=fd)
                 except FileExistsError:
-                    pass
+                    if path not in self._new:
+                        continue
+                self._new[path] += 1
+                made.append(path)
+
+    def _leave(self, made: list[str]) -> None:
+        for path in reversed(made):
+            with self._making:
+                self._new[path] -= 1
+                if not self._new[path]:
+                    del self._new[path]
+                    self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        """Remove a directory if it is empty."""
+        with suppress(NotServed, OSError), self.parent(path) as (fd, name):
+            os.rmdir(name, dir_fd=fd)
 
     def _open_at(self, steps: tuple[str, ...], flags: int) -> int:
         if self._openat2:

@@ -247,6 +247,28 @@ async def test_a_target_that_is_never_served_is_never_written(stack: Stack, api:
     assert (home / "file-link").is_symlink()
 
 
+async def test_directories_are_made_again_when_others_remove_them_and_none_is_left_by_a_failure(
+    api: Process, stack: Stack, home: Path
+) -> None:
+    async with web(api) as http, web(stack.api) as other:  # two processes on one directory
+
+        async def come_and_go(client: httpx.AsyncClient, name: str) -> None:
+            path = f"{home.name}/a/b/c/{name}"
+            for _ in range(20):
+                assert await create_whole(client, path) == 201
+                assert (await client.delete(f"/files/{path}")).status_code == 204
+
+        await asyncio.gather(*(come_and_go((http, other)[n % 2], str(n)) for n in range(6)))
+        assert not home.exists()
+        assert await create_whole(http, "/".join([home.name, *["x" * 200] * 30])) == 404  # more than a path may have
+        assert not home.exists()
+
+
+async def create_whole(http: httpx.AsyncClient, path: str) -> int:
+    headers = {**TUS, "Upload-Length": "1", "Content-Type": OFFSET, **metadata(path)}
+    return (await http.post("/uploads", content=b"x", headers=headers)).status_code
+
+
 async def test_an_upload_survives_a_kill_of_the_server_and_ends_when_its_time_is_over(
     stack: Stack, own_processes: Processes, tmp_path: Path
 ) -> None:
