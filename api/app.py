@@ -25,6 +25,7 @@ from api.settings import ApiSettings
 from api.specifications import publish
 from api.tus import PREFIX as UPLOADS
 from api.tus import Tus
+from api.uploads import sweep
 from api.websocket import Sockets
 from api.zerocopy import ZeroCopy
 from shared.apikeys import Keys
@@ -69,7 +70,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
         for doubt in await store.doubts():
             log.warning("this store does not keep everything", doubt=doubt)
         await relay.open()
-        background = [asyncio.create_task(work) for work in (_keep_catalog(commands), sockets.watch_keys())]
+        works = (_keep_catalog(commands), sockets.watch_keys(), sweep(app.state.directory))
+        background = [asyncio.create_task(work) for work in works]
         try:
             yield
         finally:
@@ -135,6 +137,7 @@ def with_files(app: FastAPI) -> ASGIApp:
     """
     settings: ApiSettings = app.state.settings
     keys, directory = Keys(settings.api_keys_file), Directory(settings.data_dir)
+    app.state.directory = directory
     reading = Files(settings, keys, directory, app.state.traffic, app.state.draining)
     files = ServerErrorMiddleware(reading, handler=unexpected)
     uploads = ServerErrorMiddleware(Tus(settings, keys, directory), handler=unexpected)

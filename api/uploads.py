@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import stat
+import time
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import structlog
 from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive
@@ -29,7 +31,11 @@ from api.settings import ApiSettings
 from shared.beneath import Directory, Missing, NotServed, parts
 from shared.errors import Problem
 
+log = structlog.get_logger("millstream.api")
+
 BLOCK = 1024 * 1024
+TEMPORARY = ".upload-"  # what the names of temporary files begin with
+ABANDONED_S = 60  # one that is older, and that no process holds, was left behind
 ATTEMPTS = 100  # to be in a directory before somebody removes it
 ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}  # RFC 9530 §5
 
@@ -162,13 +168,14 @@ class Temporary:
     """
 
     def __init__(self, directory: Directory, path: str) -> None:
-        self._name: str | None = f".upload-{secrets.token_hex(8)}"
+        self._name: str | None = f"{TEMPORARY}{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         for _ in range(ATTEMPTS):
             # Until there is a file in it, a directory may be removed by others, who find it empty.
             with suppress(Missing, FileNotFoundError), ExitStack() as stack:
                 self.directory, self.target = stack.enter_context(directory.parent(path, create=True))
                 self._file = os.open(self._name, flags, 0o644, dir_fd=self.directory)
+                fcntl.flock(self._file, fcntl.LOCK_EX)  # the sign that somebody writes it: see sweep
                 self._context = stack.pop_all()
                 return
         raise NotServed(path)
@@ -198,6 +205,40 @@ class Temporary:
             with suppress(FileNotFoundError):
                 os.unlink(self._name, dir_fd=self.directory)
         self._context.close()
+
+
+async def sweep(directory: Directory) -> None:
+    """Remove the temporary files whose processes were killed, wherever they are below the directory."""
+    sweeping = _swept(directory)
+    while (removed := await asyncio.to_thread(next, sweeping, None)) is not None:
+        for path in removed:
+            log.info("removed what a broken upload left", path=path)
+
+
+def _swept(directory: Directory) -> Iterator[list[str]]:
+    """What was removed, directory by directory."""
+    with directory.parent("any") as (top, _):
+        for where, inner, names, at in os.fwalk(".", dir_fd=top):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            removed = [f"{where}/{name}"[2:] for name in names if name.startswith(TEMPORARY) and _removed(name, at)]
+            for path in removed:
+                directory.prune(path)
+            yield removed
+
+
+def _removed(name: str, at: int) -> bool:
+    """Remove a temporary file, unless it is young, or somebody writes it."""
+    with suppress(OSError):
+        file = os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        try:
+            found = os.fstat(file)
+            if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > ABANDONED_S:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(name, dir_fd=at)
+                return True
+        finally:
+            os.close(file)
+    return False
 
 
 async def body_blocks(receive: Receive) -> AsyncIterator[bytes]:

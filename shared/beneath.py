@@ -122,9 +122,8 @@ class Directory:
 
     def prune(self, path: str) -> None:
         """Remove the directories that hold `path`, from the innermost on, as far as they are empty."""
-        steps = parts(path)
-        for count in range(len(steps) - 1, 0, -1):
-            self._remove("/".join(steps[:count]))
+        while path := path.rpartition("/")[0]:
+            self._remove(path)
 
     def walk(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
         """Each regular file whose path begins with `prefix`, in the order of the paths."""

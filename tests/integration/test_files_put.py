@@ -376,3 +376,33 @@ async def test_whoever_writes_into_a_directory_that_others_remove_makes_it_again
 
         await asyncio.gather(*(come_and_go((http, other)[n % 2], str(n)) for n in range(6)))
     assert everything(home) == []
+
+
+async def test_what_a_killed_server_left_of_an_upload_is_removed_at_the_next_start(
+    stack: Stack, own_processes: Processes, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    killed, living = [await own_processes.api(stack.store, MILLSTREAM_DATA_DIR=str(data)) for _ in range(2)]
+
+    async def all_begun() -> bool:
+        return len(everything(data)) == 4
+
+    async def removed() -> bool:
+        return len(everything(data)) == 2
+
+    async with raw(killed) as (_, one), raw(killed) as (_, two), raw(killed) as (_, young), raw(living) as (read, held):
+        for writer, path in ((one, "a/b/one"), (two, "two"), (young, "c/young"), (held, "held")):
+            writer.write(f"PUT /files/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n".encode())
+        await until(all_begun, what="the uploads to begin")
+        await killed.kill()
+        for left in data.rglob(".upload-*"):
+            if left.parent.name != "c":
+                os.utime(left, (left.stat().st_mtime - 61,) * 2)  # as if so long had passed
+        await killed.start()
+        await own_processes.answers(killed)
+        await until(removed, what="what was left to be removed")
+        assert [path.name for path in data.iterdir() if path.is_dir()] == ["c"], "and no empty directory"
+        held.write(b"held!")
+        assert (await read.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 201 ")
+    assert (data / "held").read_bytes() == b"held!"
+    assert len(everything(data)) == 2, "what is young may be somebody's who has yet to lock it"
