@@ -20,6 +20,7 @@ from tusclient.exceptions import TusCommunicationError, TusUploadFailed
 
 from shared.apikeys import new_key, write_keys
 from tests.integration.conftest import Stack
+from tests.integration.test_files_change import open_files
 from tests.integration.web import web
 from tests.processes import Process, Processes, until
 
@@ -99,13 +100,14 @@ async def test_what_came_before_a_break_is_kept_and_the_rest_is_sent_later(
         writer.write(CONTENT[:sent])
         await writer.drain()
 
-        async def locked() -> bool:
-            return (await http.patch(where, content=b"", headers=more(0))).status_code == 423
+        async def begun() -> bool:  # without a request: it might take the lock before the one that is to have it
+            return open_files(api, stack.data / ".uploads" / where.rpartition("/")[2]) == 1
 
         async def free() -> bool:
             return (await http.patch(where, content=b"", headers=more(sent))).status_code == 204
 
-        await until(locked, what="the upload to be written to")
+        await until(begun, what="the upload to be written to")
+        assert (await http.patch(where, content=b"", headers=more(0))).status_code == 423
         assert (await other.patch(where, content=b"x", headers=more(0))).status_code == 423, "by another process too"
         writer.close()
         await until(free, what="all that came to be kept")
