@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from api.server import make_server
 from api.settings import ApiSettings
 from shared.apikeys import BadKeyFile, Keys
+from shared.beneath import NoDirectory
 from shared.settings import explain, settings_table
 from shared.telemetry import set_up_logging
 
@@ -61,7 +62,12 @@ def api(
         return 2
     set_up_logging(settings.log_level, tier="api")
     _allow_many_files()
-    make_server(settings, host, port).run()
+    try:
+        server = make_server(settings, host, port)
+    except NoDirectory as error:
+        print(error, file=sys.stderr)
+        return 2
+    server.run()
     return 0
 
 

@@ -70,7 +70,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         for doubt in await store.doubts():
             log.warning("this store does not keep everything", doubt=doubt)
         await relay.open()
-        works = (_keep_catalog(commands), sockets.watch_keys(), sweep(app.state.directory))
+        works = (_keep_catalog(commands), sockets.watch_keys(), sweep(directory))
         background = [asyncio.create_task(work) for work in works]
         try:
             yield
@@ -80,10 +80,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
             await relay.close()
             await store.close()
 
-    draining = asyncio.Event()
+    draining, directory = asyncio.Event(), Directory(settings.data_dir)
     app = FastAPI(title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.draining = draining
+    app.state.directory = directory
     app.state.traffic = Traffic()
     answer_with_problems(app)
     app.include_router(jobs.router)
@@ -136,8 +137,7 @@ def with_files(app: FastAPI) -> ASGIApp:
     server lets us.
     """
     settings: ApiSettings = app.state.settings
-    keys, directory = Keys(settings.api_keys_file), Directory(settings.data_dir)
-    app.state.directory = directory
+    keys, directory = Keys(settings.api_keys_file), app.state.directory
     reading = Files(settings, keys, directory, app.state.traffic, app.state.draining)
     files = ServerErrorMiddleware(reading, handler=unexpected)
     uploads = ServerErrorMiddleware(Tus(settings, keys, directory), handler=unexpected)

@@ -29,6 +29,10 @@ class NotServed(Exception):
     """There is nothing there, as far as anybody outside may know."""
 
 
+class NoDirectory(Exception):
+    """The directory to be served is none, and cannot be made; the message says why."""
+
+
 class Missing(NotServed):
     """A directory on the way is not there, or not any longer."""
 
@@ -64,9 +68,12 @@ class Directory:
     """The directory that is served. Methods block for file system calls; the paths they take are checked by `parts`."""
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise NoDirectory(f"MILLSTREAM_DATA_DIR: {path} cannot be used: {error.strerror}.") from None
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._openat2 = _has_openat2(self._fd)
         self._new: Counter[str] = Counter()  # directories that were made here, by how many may leave them empty
         self._making = threading.Lock()

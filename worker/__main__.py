@@ -7,6 +7,7 @@ import uvloop
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
+from shared.beneath import Directory, NoDirectory
 from shared.settings import explain, settings_table
 from shared.telemetry import set_up_logging
 from worker.app import alive, load_analyses, serve
@@ -43,6 +44,11 @@ def worker(
         found = load_analyses(settings.analyses)
     except (ImportError, TypeError) as error:
         print(f"The analyses cannot be loaded. {error}", file=sys.stderr)
+        return 2
+    try:
+        Directory(settings.data_dir).close()
+    except NoDirectory as error:
+        print(error, file=sys.stderr)
         return 2
     uvloop.run(serve(settings, found))
     return 0

@@ -5,6 +5,7 @@ import hashlib
 import os
 import random
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,3 +140,16 @@ async def test_a_client_that_leaves_frees_its_file(stack: Stack, data: Path) -> 
     writer.transport.abort()
     await until(closed, what="the file to be closed")
     path.unlink()
+
+
+@pytest.mark.parametrize("tier", ["api", "worker"])
+async def test_a_data_directory_that_is_none_is_told_at_the_start(tmp_path: Path, tier: str) -> None:
+    (tmp_path / "file").touch()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", tier, env={**os.environ, "MILLSTREAM_DATA_DIR": str(tmp_path / "file")},
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(20):
+        _, said = await process.communicate()
+    expected = f"MILLSTREAM_DATA_DIR: {tmp_path / 'file'} cannot be used: File exists.\n"
+    assert (process.returncode, said.decode()) == (2, expected)
