@@ -24,7 +24,7 @@ class Corked:
     def write(self, data: bytes | bytearray) -> None:
         if len(data) > MOST:
             self.flush()
-            self._transport.write(data)
+            self._send(data)
             return
         if not self._held:
             self._loop.call_soon(self.flush)
@@ -35,8 +35,12 @@ class Corked:
 
     def flush(self) -> None:
         held, self._held, self._size = self._held, [], 0
-        if held and not self._transport.is_closing():  # uvloop raises for one that is closed
-            self._transport.write(held[0] if len(held) == 1 else b"".join(held))
+        if held:
+            self._send(held[0] if len(held) == 1 else b"".join(held))
+
+    def _send(self, data: bytes | bytearray) -> None:
+        if not self._transport.is_closing():  # uvloop raises for one that is closed
+            self._transport.write(data)
 
     def close(self) -> None:
         self.flush()

@@ -14,8 +14,9 @@ import aiofiles
 from starlette.types import Message, Receive, Scope, Send
 
 from api.ranges import Span
-from api.zerocopy import EXTENSION, SMALL, TRANSPORT, ClientGone
+from api.zerocopy import EXTENSION, TRANSPORT, ClientGone
 
+SMALL = 64 * 1024  # up to here one read and one write, with the headers, beat sendfile
 BLOCK = 256 * 1024
 
 

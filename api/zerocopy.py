@@ -34,7 +34,6 @@ from api.corked import Corked
 EXTENSION = "http.response.pathsend"
 TRANSPORT = "millstream.transport"
 WINDOW = 1024 * 1024  # what one stream sends before the others have their turn
-SMALL = 64 * 1024  # up to here one read and one write, with the headers, beat sendfile
 PROBE = 128 * 1024  # a window counts as cached when one byte in every so many is
 
 
