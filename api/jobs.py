@@ -59,7 +59,9 @@ async def one_submit(
         return body
     key = idempotency_key.strip().strip('"')
     if not key or (body.key is not None and body.key != key):
-        raise Problem("invalid_params", "Idempotency-Key: it must not be empty, nor differ from the body's key.")
+        wrong = "it must not be empty, nor differ from the body's key"
+        errors = [{"pointer": "/idempotency-key", "detail": wrong}]
+        raise Problem("invalid_params", f"Idempotency-Key: {wrong}.", errors)
     return body.model_copy(update={"key": key})
 
 

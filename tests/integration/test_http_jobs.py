@@ -91,7 +91,7 @@ async def test_a_key_that_is_empty_too_long_or_differs_from_the_bodys_is_refused
     http: httpx.AsyncClient, key: str
 ) -> None:
     answer = await http.post("/jobs", json={**PROCESS, "key": "one"}, headers={"Idempotency-Key": key})
-    problem(answer, "invalid_params")
+    assert pointers(problem(answer, "invalid_params")) == {"/idempotency-key"}
 
 
 # Prefer: wait.
