@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import jobs
 from api.commands import Commands
+from api.connections import Connections
 from api.files import PREFIX as FILES
 from api.files import STREAM, Files
 from api.metrics import Sources, exposition
@@ -27,7 +28,6 @@ from api.tus import PREFIX as UPLOADS
 from api.tus import Tus
 from api.uploads import sweep
 from api.websocket import Sockets
-from api.zerocopy import ZeroCopy
 from shared.apikeys import Keys
 from shared.beneath import Directory
 from shared.errors import Problem
@@ -164,7 +164,7 @@ def with_files(app: FastAPI) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    return ZeroCopy(whole, stall_s=settings.send_timeout_s)
+    return Connections(whole, stall_s=settings.send_timeout_s)
 
 
 async def _keep_catalog(commands: Commands) -> None:

@@ -13,8 +13,9 @@ from time import monotonic
 import aiofiles
 from starlette.types import Message, Receive, Scope, Send
 
+from api.connections import TRANSPORT
 from api.ranges import Span
-from api.zerocopy import EXTENSION, TRANSPORT, ClientGone
+from api.zerocopy import EXTENSION, ClientGone
 
 SMALL = 64 * 1024  # up to here one read and one write, with the headers, beat sendfile
 BLOCK = 256 * 1024
@@ -76,7 +77,7 @@ def patient(scope: Scope, send: Send, stall_s: float) -> Send:
 
 
 def connection(scope: Scope) -> asyncio.Transport | None:
-    """The transport of a request, where the server shows it (see zerocopy.py)."""
+    """The transport of a request, where the server shows it (see connections.py)."""
     transport: asyncio.Transport | None = scope.get("extensions", {}).get(TRANSPORT)
     return transport
 

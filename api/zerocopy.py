@@ -1,19 +1,9 @@
 """Zero-copy under uvicorn: the ASGI extension `http.response.pathsend`, answered with sendfile(2).
 
 An ASGI server that offers the extension takes `{"type": "http.response.pathsend", "path": …}` in place of a body.
-uvicorn offers none, so this wrapper, the outermost app, does it for connections that are plain TCP: it finds
-uvicorn's request cycle behind `send`, waits until the headers have left the transport, and has the kernel copy the
-file to the socket. Beside a path it takes `file` (a descriptor), `offset` and `count`, `sent` (called with each number
-of bytes that went out), and `more_body` as a body does.
-
-What is written in one tick leaves as one packet, on WebSockets too (corked.py). And a client that speaks HTTP/1.0 gets
-no chunks.
-
-Beside it, TRANSPORT hands the app the connection's transport: uvicorn has no time limit for sending, and of several
-requests on one connection it tells only the last that the client has left.
-
-What it touches of uvicorn and uvloop is held by tests/integration/test_zerocopy.py, and uvicorn's minor version is
-pinned.
+uvicorn offers none; connections.py does for it, for connections that are plain TCP. `copy` waits until the headers have
+left the transport, and has the kernel copy the file to the socket. Beside a path it takes `file` (a descriptor),
+`offset` and `count`, `sent` (called with each number of bytes that went out), and `more_body` as a body does.
 """
 
 import asyncio
@@ -23,16 +13,11 @@ import sys
 import termios
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-
-from api.corked import Corked
 
 EXTENSION = "http.response.pathsend"
-TRANSPORT = "millstream.transport"
 WINDOW = 1024 * 1024  # what one stream sends before the others have their turn
 PROBE = 128 * 1024  # a window counts as cached when one byte in every so many is
 
@@ -43,110 +28,69 @@ class ClientGone(Exception):
     """
 
 
-class ZeroCopy:
-    """Wraps an app. `stall_s`: a client that reads nothing for so long is dropped."""
+async def copy(cycle: RequestResponseCycle, message: Message, stall_s: float) -> None:
+    """Answer `http.response.pathsend` in place of uvicorn. Raises ClientGone, after ending the connection."""
+    opened = os.open(message["path"], os.O_RDONLY | os.O_CLOEXEC) if "file" not in message else None
+    file: int = message["file"] if opened is None else opened
+    try:
+        offset = message.get("offset", 0)
+        count = message.get("count", os.fstat(file).st_size - offset)
+        if count and not cycle.transport.is_closing() and cycle.scope["method"] != "HEAD":
+            async with in_time(cycle.transport, stall_s):
+                await _flushed(cycle)
+            await _send_file(cycle, file, offset, count, message.get("sent"), stall_s)
+            cycle.expected_content_length -= count
+    finally:
+        if opened is not None:
+            os.close(opened)
+    await cycle.send({"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)})
 
-    def __init__(self, app: ASGIApp, *, stall_s: float) -> None:
-        self._app = app
-        self._stall_s = stall_s
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        cycle = getattr(send, "__self__", None)
-        if isinstance(cycle, WebSocketsSansIOProtocol):
-            cycle.transport = Corked(cycle.transport)  # type: ignore[assignment]
-        if not isinstance(cycle, RequestResponseCycle):
-            await self._app(scope, receive, send)
-            return
-        transport = cycle.transport
-        scope["extensions"] = {**scope.get("extensions", {}), TRANSPORT: transport}
-        if _plain(transport):
-            scope["extensions"][EXTENSION] = {}
-        corked = Corked(transport)
-        cycle.transport = corked  # type: ignore[assignment]
+async def _send_file(
+    cycle: RequestResponseCycle,
+    file: int,
+    offset: int,
+    count: int,
+    told: Callable[[int], None] | None,
+    stall_s: float,
+) -> None:
+    """Copy `count` bytes to the socket. Raises ClientGone, after ending the connection."""
+    loop = asyncio.get_running_loop()
+    if cycle.transport.is_closing():
+        raise ClientGone("the client left")
+    # A dup: uvloop lets nobody watch a transport's own descriptor, and a number that is reused is never written to.
+    out = os.dup(cycle.transport.get_extra_info("socket").fileno())
+    try:
+        end = offset + count
+        while offset < end:
+            if cycle.transport.is_closing():
+                raise ClientGone("the client left")
+            window = min(WINDOW, end - offset)
+            if not cached(file, offset, window):
+                await loop.run_in_executor(None, read_ahead, file, offset, window)
+            sent = await _send_window(loop, out, file, offset, window, stall_s)
+            if sent == 0:
+                raise ClientGone("the file was cut short")
+            offset += sent
+            if told:
+                told(sent)
+            if offset < end:
+                await asyncio.sleep(0)
+    except (ClientGone, OSError) as error:
+        cycle.transport.abort()
+        raise ClientGone(str(error)) from None
+    finally:
+        os.close(out)
 
-        until_close = False
 
-        async def send_or_copy(message: Message) -> None:
-            nonlocal until_close
-            if message["type"] == EXTENSION:
-                corked.flush()
-                await self._copy(cycle, message)
-                return
-            if until_close:
-                cycle.expected_content_length = len(message.get("body", b""))
-            elif scope["http_version"] == "1.0" and message["type"] == "http.response.start":
-                until_close = not any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
-                if until_close:  # HTTP/1.0 knows no chunks (RFC 9112 §6.1)
-                    cycle.chunked_encoding = False
-            await send(message)
-            if message["type"] == "http.response.body":
-                corked.flush()
-
+async def _send_window(
+    loop: asyncio.AbstractEventLoop, out: int, file: int, offset: int, count: int, stall_s: float
+) -> int:
+    while True:
         try:
-            await self._app(scope, receive, send_or_copy)
-        except ClientGone:
-            pass  # nobody is left to tell
-        finally:
-            if transport.is_closing():
-                cycle.disconnected = True
-
-    async def _copy(self, cycle: RequestResponseCycle, message: Message) -> None:
-        opened = os.open(message["path"], os.O_RDONLY | os.O_CLOEXEC) if "file" not in message else None
-        file: int = message["file"] if opened is None else opened
-        try:
-            offset = message.get("offset", 0)
-            count = message.get("count", os.fstat(file).st_size - offset)
-            if count and not cycle.transport.is_closing() and cycle.scope["method"] != "HEAD":
-                async with in_time(cycle.transport, self._stall_s):
-                    await _flushed(cycle)
-                await self._send_file(cycle, file, offset, count, message.get("sent"))
-                cycle.expected_content_length -= count
-        finally:
-            if opened is not None:
-                os.close(opened)
-        await cycle.send({"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)})
-
-    async def _send_file(
-        self, cycle: RequestResponseCycle, file: int, offset: int, count: int, told: Callable[[int], None] | None
-    ) -> None:
-        """Copy `count` bytes to the socket. Raises ClientGone, after ending the connection."""
-        loop = asyncio.get_running_loop()
-        if cycle.transport.is_closing():
-            raise ClientGone("the client left")
-        # A dup: uvloop lets nobody watch a transport's own descriptor, and a number that is reused is never written to.
-        out = os.dup(cycle.transport.get_extra_info("socket").fileno())
-        try:
-            end = offset + count
-            while offset < end:
-                if cycle.transport.is_closing():
-                    raise ClientGone("the client left")
-                window = min(WINDOW, end - offset)
-                if not cached(file, offset, window):
-                    await loop.run_in_executor(None, read_ahead, file, offset, window)
-                sent = await self._send_window(loop, out, file, offset, window)
-                if sent == 0:
-                    raise ClientGone("the file was cut short")
-                offset += sent
-                if told:
-                    told(sent)
-                if offset < end:
-                    await asyncio.sleep(0)
-        except (ClientGone, OSError) as error:
-            cycle.transport.abort()
-            raise ClientGone(str(error)) from None
-        finally:
-            os.close(out)
-
-    async def _send_window(self, loop: asyncio.AbstractEventLoop, out: int, file: int, offset: int, count: int) -> int:
-        while True:
-            try:
-                return os.sendfile(out, file, offset, count)
-            except BlockingIOError:
-                await _writable(loop, out, self._stall_s)
-
-
-def _plain(transport: Any) -> bool:
-    return transport.get_extra_info("sslcontext") is None and transport.get_extra_info("socket") is not None
+            return os.sendfile(out, file, offset, count)
+        except BlockingIOError:
+            await _writable(loop, out, stall_s)
 
 
 async def _flushed(cycle: RequestResponseCycle) -> None:

@@ -155,3 +155,19 @@ class Processes:
                 return False
 
         await until(answering, what=f"{process.url} to answer")
+
+
+def descriptors(api: Process) -> list[str]:
+    """What a process has open, by name."""
+    names = []
+    for link in Path(f"/proc/{api.pid}/fd").iterdir():
+        try:
+            names.append(str(link.readlink()))
+        except FileNotFoundError:
+            continue
+    return names
+
+
+def open_files(api: Process, path: Path) -> int:
+    """How often a process has a file open."""
+    return descriptors(api).count(str(path))

@@ -72,3 +72,10 @@ async def stack(valkey: Process, processes: Processes, tmp_path_factory: pytest.
 async def client_rpc(stack: Stack) -> AsyncIterator[Rpc]:
     async with rpc(stack.api) as client:
         yield client
+
+
+@pytest.fixture
+def home(stack: Stack, request: pytest.FixtureRequest) -> Path:
+    """A directory for the files of one test, below the served one; it is not there yet."""
+    name: str = request.node.name
+    return stack.data / name.replace("[", "-").replace("]", "")

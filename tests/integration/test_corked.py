@@ -9,9 +9,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import connect
 
+from api.connections import Connections
 from api.corked import MOST
-from api.zerocopy import ZeroCopy
-from tests.integration.test_zerocopy import serving
+from tests.integration.serving import serving
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def test_headers_and_a_small_body_leave_together(written: list[str]) -> No
             await send({"type": "http.response.body", "body": b""})
 
     expected = {"/small": ["hb"], "/empty": ["h"], "/parts": ["hb", "b"], "/edge": ["hb"], "/large": ["h", "b"]}
-    async for url in serving(ZeroCopy(app, stall_s=10), http="httptools", loop="asyncio"):
+    async for url in serving(Connections(app, stall_s=10), http="httptools", loop="asyncio"):
         async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
             for path, as_what in expected.items():
                 for connection in ("keep-alive", "close"):
@@ -81,7 +81,7 @@ async def test_messages_of_one_tick_leave_together_and_a_close_behind_them(writt
         await send({"type": "websocket.close", "code": 1012})
 
     plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False}
-    async for url in serving(ZeroCopy(app, stall_s=10), loop="asyncio", **plain):
+    async for url in serving(Connections(app, stall_s=10), loop="asyncio", **plain):
         async with connect(url.replace("http", "ws"), proxy=None) as socket:
             assert [await socket.recv() for _ in range(3)] == ["message 1", "message 2", "message 3"]
             assert written == ["hb"], "with the handshake"

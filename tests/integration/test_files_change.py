@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from tests.integration.conftest import Stack
 from tests.integration.web import web
-from tests.processes import Process, Processes, until
+from tests.processes import Process, Processes, descriptors, open_files, until
 
 MIB = 1024 * 1024
 CONTENT = random.Random(3).randbytes(52 * MIB)
@@ -97,22 +97,8 @@ async def no_streams(api: Process) -> bool:
         return bool((await http.get("/streams")).json()["open"] == 0)
 
 
-def open_files(api: Process, path: Path) -> int:
-    return descriptors(api).count(str(path))
-
-
 def open_sockets(api: Process) -> int:
     return sum(name.startswith("socket:") for name in descriptors(api))
-
-
-def descriptors(api: Process) -> list[str]:
-    names = []
-    for link in Path(f"/proc/{api.pid}/fd").iterdir():
-        try:
-            names.append(str(link.readlink()))
-        except FileNotFoundError:
-            continue
-    return names
 
 
 async def test_a_client_that_leaves_frees_its_file_and_one_that_stalls_is_dropped(stack: Stack, api: Process) -> None:

@@ -24,12 +24,6 @@ async def api(stack: Stack, processes: Processes) -> AsyncIterator[Process]:
     await api.kill()
 
 
-@pytest.fixture
-def home(stack: Stack, request: pytest.FixtureRequest) -> Path:
-    name: str = request.node.name
-    return stack.data / name.replace("[", "-").replace("]", "")
-
-
 def everything(home: Path) -> list[str]:
     """All that is there, hidden files too."""
     return sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()) if home.exists() else []

@@ -20,9 +20,8 @@ from tusclient.exceptions import TusCommunicationError, TusUploadFailed
 
 from shared.apikeys import new_key, write_keys
 from tests.integration.conftest import Stack
-from tests.integration.test_files_change import open_files
 from tests.integration.web import web
-from tests.processes import Process, Processes, until
+from tests.processes import Process, Processes, open_files, until
 
 TUS = {"Tus-Resumable": "1.0.0"}
 OFFSET = "application/offset+octet-stream"
@@ -34,12 +33,6 @@ async def api(stack: Stack, processes: Processes) -> AsyncIterator[Process]:
     api = await processes.api(stack.store, MILLSTREAM_DATA_DIR=str(stack.data), MILLSTREAM_UPLOAD_BYTES="5000000")
     yield api
     await api.kill()
-
-
-@pytest.fixture
-def home(stack: Stack, request: pytest.FixtureRequest) -> Path:
-    name: str = request.node.name
-    return stack.data / name
 
 
 def metadata(path: str) -> dict[str, str]:

@@ -5,8 +5,7 @@ import inspect
 import os
 import random
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -17,13 +16,14 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from api.connections import Connections
 from api.files import Files
 from api.sending import Traffic
 from api.settings import ApiSettings
-from api.zerocopy import EXTENSION, ZeroCopy, cached, read_ahead
+from api.zerocopy import EXTENSION, cached, read_ahead
 from shared.apikeys import Keys
 from shared.beneath import Directory
-from shared.embedded import free_port
+from tests.integration.serving import serving
 from tests.processes import until
 
 CONTENT = random.Random(4).randbytes(5 * 1024 * 1024 + 11)
@@ -91,22 +91,6 @@ class Seen:
                 await response(scope, receive, send)
             else:
                 await self._files(scope, receive, send)
-
-
-async def serving(app: object, **settings: object) -> AsyncIterator[str]:
-    port = free_port()
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off", **settings)  # type: ignore[arg-type]
-    server = uvicorn.Server(config)
-    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
-    running = asyncio.create_task(server.serve())
-
-    async def started() -> bool:
-        return server.started
-
-    await until(started, what="the server to start")
-    yield f"{'https' if 'ssl_certfile' in settings else 'http'}://127.0.0.1:{port}"
-    server.should_exit = True
-    await running
 
 
 async def check(url: str) -> None:
@@ -177,7 +161,7 @@ def open_here(path: Path) -> int:
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_plain_connections_of_uvicorn_are_zero_copy(data: Path, loop: str) -> None:
     seen = Seen(data)
-    async for url in serving(ZeroCopy(seen, stall_s=1), http="httptools", loop=loop):
+    async for url in serving(Connections(seen, stall_s=1), http="httptools", loop=loop):
         await check(url)
         await leave_stall_and_cut(url, data)
     assert seen.offered == {True}
@@ -186,7 +170,7 @@ async def test_plain_connections_of_uvicorn_are_zero_copy(data: Path, loop: str)
 async def test_a_client_that_leaves_in_the_middle_is_no_error(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     (data / "big.bin").write_bytes(bytes(60 * 1024 * 1024))
     seen = Seen(data)
-    async for url in serving(ZeroCopy(seen, stall_s=10), http="httptools"):
+    async for url in serving(Connections(seen, stall_s=10), http="httptools"):
         for path in ("/starlette", "/files/big.bin"):
             reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=4096)
             writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -209,14 +193,14 @@ async def test_tls_and_other_protocols_fall_back_to_blocks(data: Path, tmp_path:
     tls = {"ssl_certfile": str(tmp_path / "cert.pem"), "ssl_keyfile": str(tmp_path / "key.pem")}
     for settings in ({"http": "httptools", **tls}, {"http": "h11"}):
         seen = Seen(data)
-        async for url in serving(ZeroCopy(seen, stall_s=10), **settings):
+        async for url in serving(Connections(seen, stall_s=10), **settings):
             await check(url)
             await leave_stall_and_cut(url, data)
         assert seen.offered == {False}
 
 
 async def test_a_test_client_without_a_server_gets_the_same(data: Path) -> None:
-    transport = httpx.ASGITransport(app=ZeroCopy(Seen(data), stall_s=10))
+    transport = httpx.ASGITransport(app=Connections(Seen(data), stall_s=10))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         answer = await http.get("/files/big.bin", headers={"Range": "bytes=-1000000"})
     assert answer.content == CONTENT[-1000000:]
