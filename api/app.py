@@ -1,6 +1,7 @@
 """The ASGI application: what is served where, what is opened at the start and closed at the end."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
@@ -8,9 +9,9 @@ from typing import Annotated, Any
 import structlog
 from fastapi import FastAPI, Query, Request, Response
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api import jobs
 from api.commands import Commands
@@ -18,7 +19,7 @@ from api.connections import Connections
 from api.files import PREFIX as FILES
 from api.files import STREAM, Files
 from api.metrics import Sources, exposition
-from api.problems import answer_with_problems, has_head, plain_problem, problem_response, problems, unexpected
+from api.problems import answer_with_problems, has_head, plain_problem, problem_response, problems
 from api.relay import Relay
 from api.schemas import TrafficInfo
 from api.sending import Traffic
@@ -138,9 +139,11 @@ def with_files(app: FastAPI) -> ASGIApp:
     """
     settings: ApiSettings = app.state.settings
     keys, directory = Keys(settings.api_keys_file), app.state.directory
-    reading = Files(settings, keys, directory, app.state.traffic, app.state.draining)
-    files = ServerErrorMiddleware(reading, handler=unexpected)
-    uploads = ServerErrorMiddleware(Tus(settings, keys, directory), handler=unexpected)
+    # What uvicorn puts around everything otherwise; only redirects look at it.
+    trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
+    behind_proxy: ASGIApp = ProxyHeadersMiddleware(app, trusted)  # type: ignore[arg-type, assignment]
+    files = Files(settings, keys, directory, app.state.traffic, app.state.draining)
+    uploads = Tus(settings, keys, directory)
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         kind, path = scope["type"], scope.get("path", "")
@@ -151,9 +154,9 @@ def with_files(app: FastAPI) -> ASGIApp:
         elif kind == "websocket" and path != "/ws":
             await plain_problem(404, "Not Found", path, "The socket is at /ws.")(scope, receive, send)
         elif kind == "http" and scope["method"] == "HEAD" and has_head(path):
-            await app({**scope, "method": "GET"}, receive, send)  # the server leaves the body out
+            await behind_proxy({**scope, "method": "GET"}, receive, send)  # the server leaves the body out
         else:
-            await app(scope, receive, send)
+            await behind_proxy(scope, receive, send)
 
     whole: ASGIApp = route
     if settings.cors_origins:

@@ -2,9 +2,12 @@
 
 It finds uvicorn's request cycle, or WebSocket protocol, behind the `send` that it is given, and then
 - what is written in one tick of the loop leaves as one write (corked.py);
-- where the connection is plain TCP, files are sent by the kernel (zerocopy.py);
-- the app is shown the connection's transport, as TRANSPORT: uvicorn has no time limit for sending, and of several
-  requests on one connection it tells only the last that the client has left;
+- where the connection is plain TCP, a whole answer is taken in one message, and files are sent by the kernel
+  (answering.py, zerocopy.py);
+- the app is shown the connection, as CONNECTION: when it sets `timed` there, a client that reads nothing for too long
+  is dropped, and sending to a client that has left raises ClientGone (uvicorn has no time limit for sending, and of
+  several requests on one connection it tells only the last that the client has left);
+- an error that nobody caught is answered with a problem, while nothing is answered yet;
 - a client that speaks HTTP/1.0 gets no chunks.
 
 Under any other server it does nothing. What it touches of uvicorn and uvloop is held by
@@ -13,18 +16,23 @@ tests/integration/test_zerocopy.py and test_corked.py, and uvicorn's minor versi
 
 from typing import Any
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from api.answering import ANSWER, answer
 from api.corked import Corked
-from api.zerocopy import EXTENSION, ClientGone, copy
+from api.problems import unexpected
+from api.zerocopy import ClientGone, in_time
 
-TRANSPORT = "millstream.transport"
+CONNECTION = "millstream.connection"
 
 
 class Connections:
-    """Wraps an app. `stall_s`: a client that reads nothing for so long is dropped."""
+    """Wraps an app. `stall_s`: where an app says that it is timed, and where the kernel sends a file, a client that
+    reads nothing for so long is dropped.
+    """
 
     def __init__(self, app: ASGIApp, *, stall_s: float) -> None:
         self._app = app
@@ -33,43 +41,58 @@ class Connections:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         cycle = getattr(send, "__self__", None)
         if isinstance(cycle, WebSocketsSansIOProtocol):
-            cycle.transport = Corked(cycle.transport)  # type: ignore[assignment]
+            cycle.transport = _corked(cycle.transport)  # type: ignore[assignment]
         if not isinstance(cycle, RequestResponseCycle):
             await self._app(scope, receive, send)
             return
-        transport = cycle.transport
-        scope["extensions"] = {**scope.get("extensions", {}), TRANSPORT: transport}
-        if _plain(transport):
-            scope["extensions"][EXTENSION] = {}
-        corked = Corked(transport)
-        cycle.transport = corked  # type: ignore[assignment]
-
+        corked = _corked(cycle.transport)
+        transport = corked.transport
+        if cycle.transport is transport:  # the first request of its connection
+            protocol: Any = cycle.on_response.__self__  # type: ignore[attr-defined]
+            protocol.transport = cycle.transport = corked  # type: ignore[assignment]
+        corked.timed = False
+        scope["extensions"] = {CONNECTION: corked, ANSWER: {}} if corked.plain else {CONNECTION: corked}
         until_close = False
 
-        async def send_or_copy(message: Message) -> None:
+        async def send_or_answer(message: Message) -> None:
             nonlocal until_close
-            if message["type"] == EXTENSION:
-                corked.flush()
-                await copy(cycle, message, self._stall_s)
+            kind = message["type"]
+            if kind == ANSWER:
+                await answer(cycle, message, self._stall_s)
                 return
             if until_close:
                 cycle.expected_content_length = len(message.get("body", b""))
-            elif scope["http_version"] == "1.0" and message["type"] == "http.response.start":
+            elif kind == "http.response.start" and scope["http_version"] == "1.0":
                 until_close = not any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
                 if until_close:  # HTTP/1.0 knows no chunks (RFC 9112 §6.1)
                     cycle.chunked_encoding = False
-            await send(message)
-            if message["type"] == "http.response.body":
+            if not corked.timed:
+                await send(message)
+            elif transport.is_closing():
+                raise ClientGone("the client left")
+            elif transport.get_write_buffer_size():
+                async with in_time(transport, self._stall_s):
+                    await send(message)
+                if transport.is_closing():
+                    raise ClientGone("the client left, or read nothing")
+            else:
+                await send(message)
+            if kind == "http.response.body":
                 corked.flush()
 
         try:
-            await self._app(scope, receive, send_or_copy)
+            await self._app(scope, receive, send_or_answer)
         except ClientGone:
             pass  # nobody is left to tell
+        except Exception as error:
+            if not cycle.response_started:
+                response = await unexpected(Request(scope), error)
+                await response(scope, receive, send)
+            raise
         finally:
             if transport.is_closing():
                 cycle.disconnected = True
 
 
-def _plain(transport: Any) -> bool:
-    return transport.get_extra_info("sslcontext") is None and transport.get_extra_info("socket") is not None
+def _corked(transport: Any) -> Corked:
+    return transport if isinstance(transport, Corked) else Corked(transport)

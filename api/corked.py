@@ -11,17 +11,25 @@ MOST = 64 * 1024  # bytes that are held
 
 
 class Corked:
-    """Stands in for a transport where a protocol of uvicorn keeps its own."""
+    """Stands in for a transport where a protocol of uvicorn keeps its own. `plain`: it is TCP with nothing on top;
+    `timed`: for the request that is answered now (see connections.py).
+    """
 
-    __slots__ = ("_held", "_loop", "_size", "_transport")
+    __slots__ = ("_held", "_loop", "_size", "get_write_buffer_size", "is_closing", "plain", "timed", "transport")
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+        self.transport = transport
+        self.get_write_buffer_size = transport.get_write_buffer_size
+        self.is_closing = transport.is_closing
+        self.plain = transport.get_extra_info("sslcontext") is None and transport.get_extra_info("socket") is not None
+        self.timed = False
         self._loop = asyncio.get_running_loop()
         self._held: list[bytes | bytearray] = []
         self._size = 0
 
     def write(self, data: bytes | bytearray) -> None:
+        if not data:
+            return
         if len(data) > MOST:
             self.flush()
             self._send(data)
@@ -34,17 +42,17 @@ class Corked:
             self.flush()
 
     def flush(self) -> None:
-        held, self._held, self._size = self._held, [], 0
-        if held:
+        if self._held:
+            held, self._held, self._size = self._held, [], 0
             self._send(held[0] if len(held) == 1 else b"".join(held))
 
     def _send(self, data: bytes | bytearray) -> None:
-        if not self._transport.is_closing():  # uvloop raises for one that is closed
-            self._transport.write(data)
+        if not self.is_closing():  # uvloop raises for one that is closed
+            self.transport.write(data)
 
     def close(self) -> None:
         self.flush()
-        self._transport.close()
+        self.transport.close()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+        return getattr(self.transport, name)

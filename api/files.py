@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
+from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
 
 import structlog
@@ -20,10 +21,11 @@ from starlette.types import Receive, Scope, Send
 from api.conditions import State, Validators, range_applies, refused
 from api.digests import Digests, field, wants_sha256
 from api.negotiation import most_wanted, weights
+from api.pagecache import Cut
 from api.problems import plain_problem, problem_response
 from api.ranges import Unsatisfiable, spans
-from api.representations import Answer, Representation, media_type, raw, representation
-from api.sending import Cut, Traffic, connection, patient, send_part, until_left
+from api.representations import Answer, Representation, media_type, representation
+from api.sending import Traffic, connection, send_answer, until_left
 from api.settings import ApiSettings
 from api.uploads import Uploads
 from api.zerocopy import ClientGone
@@ -42,6 +44,17 @@ CODINGS = {"zstd": ".zst", "br": ".br", "gzip": ".gz"}  # the best first
 LISTINGS = ("application/json", "application/jsonl", "application/x-ndjson")
 
 
+class Request(NamedTuple):
+    """What one request says, and its ways to and from the client."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    path: str
+    query: Mapping[str, list[str]]
+    headers: Mapping[str, str]
+
+
 class Files:
     """The app. `traffic` is for the operator; when `draining` is set, nobody follows a file any longer."""
 
@@ -55,14 +68,15 @@ class Files:
         self._uploads = Uploads(settings, directory)
         self.traffic = traffic
         self._draining = draining
+        self._start_apart = bool(settings.cors_origins)  # the middleware that speaks for them looks at starts only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = read_headers(scope)
-        send = patient(scope, send, self._settings.send_timeout_s)
-        method, path = scope["method"], scope["path"]
-        query = read_query(scope["query_string"]) if scope["query_string"] else {}
+        if (shown := connection(scope)) is not None:
+            shown.timed = True
+        path, query = scope["path"], scope["query_string"]
+        request = Request(scope, receive, send, path, read_query(query) if query else {}, read_headers(scope))
         try:
-            response = await self._answer(method, path, query, headers, scope, receive, send)
+            response = await self._answer(request)
         except Problem as problem:
             response = problem_response(problem, path)
         except NotServed:
@@ -78,30 +92,23 @@ class Files:
             with suppress(ClientGone):
                 await response(scope, receive, send)
 
-    async def _answer(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, list[str]],
-        headers: Mapping[str, str],
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> Response | None:
+    async def _answer(self, request: Request) -> Response | None:
         """Answer, or return what is to be answered. Raises Problem, NotServed, Unsatisfiable, ClientGone, Cut."""
-        who = self._keys.who(headers.get("authorization"))
+        who = self._keys.who(request.headers.get("authorization"))
+        method, path = request.scope["method"], request.path
         legacy = path == STREAM
-        name = query.get("path", ["large_file.txt"])[0] if legacy else read_path(scope).removeprefix(PREFIX)
-        allowed = ("GET", "HEAD") if legacy or not name else ("GET", "HEAD", "PUT", "DELETE")
-        if method not in allowed:
-            return plain_problem(405, "Method Not Allowed", path, headers={"Allow": ", ".join(allowed)})
-        who.need("files:read" if method in ("GET", "HEAD") else "files:write")
+        name = request.query.get("path", ["large_file.txt"])[0] if legacy else read_path(request.scope)[len(PREFIX) :]
+        reading = method in ("GET", "HEAD")
+        if not reading and (legacy or not name or method not in ("PUT", "DELETE")):
+            allowed = "GET, HEAD" if legacy or not name else "GET, HEAD, PUT, DELETE"
+            return plain_problem(405, "Method Not Allowed", path, headers={"Allow": allowed})
+        who.need("files:read" if reading else "files:write")
         if method == "PUT":
-            return await self._uploads.put(name, headers, receive)
+            return await self._uploads.put(name, request.headers, request.receive)
         if method == "DELETE":
-            return await self._uploads.delete(name, headers)
+            return await self._uploads.delete(name, request.headers)
         if not name:
-            return await self._list(query, headers, method, send)
+            return await self._list(request)
         if self.traffic.open >= self._settings.streams:
             detail = (
                 f"{self.traffic.open} streams are open, the limit is {self._settings.streams}. Try again in a moment."
@@ -109,53 +116,46 @@ class Files:
             return plain_problem(503, "Too many streams", path, detail, {"Retry-After": "1"})
         self.traffic.open += 1
         try:
-            if query.get("follow", [""])[0].lower() in ("true", "1"):
-                return await self._follow(name, query, scope, receive, send)
-            return await self._get(name, headers, scope, receive, send)
+            if request.query and request.query.get("follow", [""])[0].lower() in ("true", "1"):
+                return await self._follow(name, request)
+            return await self._get(name, request)
         finally:
             self.traffic.open -= 1
 
-    async def _get(
-        self, name: str, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send
-    ) -> Response | None:
-        opened, coding = await self._open_for(name, headers.get("accept-encoding"))
+    async def _get(self, name: str, request: Request) -> Response | None:
+        opened, coding = await self._open(name), None
         try:
+            if codings := accepted_codings(request.headers.get("accept-encoding")):
+                opened, coding = await self._packed(name, opened, codings)
             # Never told later than Date (RFC 9110 §8.8.2.1); what conditions look at is the true time.
             modified = min(opened.found.st_mtime_ns // 1_000_000_000, int(time.time()) - DATE_LAG_S)
             shown = representation(name.rpartition("/")[2], coding, State.of(opened.found), modified)
-            return await self._send(opened.file, shown, headers, scope, receive, send)
+            return await self._send(opened.file, shown, request)
         finally:
             os.close(opened.file)
 
-    async def _send(
-        self,
-        file: int,
-        shown: Representation,
-        headers: Mapping[str, str],
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> Response | None:
-        status = refused(scope["method"], headers, shown.validators)
+    async def _send(self, file: int, shown: Representation, request: Request) -> Response | None:
+        method, headers = request.scope["method"], request.headers
+        status = refused(method, headers, shown.validators)
         if status == 412:
-            return plain_problem(412, "Precondition Failed", scope["path"])
-        answer = shown.unchanged if status == 304 else self._wanted(shown, headers, scope["method"])
-        told = answer.headers
+            return plain_problem(412, "Precondition Failed", request.path)
+        answer = shown.unchanged if status == 304 else self._wanted(shown, headers, method)
         if answer.parts and wants_sha256(headers.get("want-repr-digest")):
             digest = await self._digests.sha256(file, shown.validators.etag)
-            told = [*told, (b"repr-digest", field(digest).encode())]
-        await send({"type": "http.response.start", "status": answer.status, "headers": told})
-        if not answer.parts or scope["method"] == "HEAD":
-            await send({"type": "http.response.body", "body": b""})
-            return None
-        self.traffic.streams += 1
-        for number, part in enumerate(answer.parts, 1):
-            more = number < len(answer.parts)
-            if isinstance(part, bytes):
-                await send({"type": "http.response.body", "body": part, "more_body": more})
-            else:
-                stall_s = self._settings.send_timeout_s
-                await send_part(scope, receive, send, file, part, self.traffic, more=more, stall_s=stall_s)
+            answer = answer._replace(head=answer.head + b"repr-digest: %b\r\n" % field(digest).encode())
+        if method == "HEAD":
+            answer = answer._replace(parts=())
+        self.traffic.streams += bool(answer.parts)
+        await send_answer(
+            request.scope,
+            request.receive,
+            request.send,
+            answer,
+            file,
+            self.traffic,
+            stall_s=self._settings.send_timeout_s,
+            start_apart=self._start_apart,
+        )
         return None
 
     def _wanted(self, shown: Representation, headers: Mapping[str, str], method: str) -> Answer:
@@ -170,12 +170,11 @@ class Files:
             return shown.whole
         return shown.one(wanted[0]) if len(wanted) == 1 else shown.several(wanted)
 
-    async def _open_for(self, name: str, accepted: str | None) -> tuple[Opened, str | None]:
-        """Open the file itself, or a sibling that is compressed already, if the client takes it and it is not older.
-        Returns its coding too.
+    async def _packed(self, name: str, plain: Opened, codings: list[str]) -> tuple[Opened, str | None]:
+        """A sibling that is compressed already, in place of the file itself, and its coding; or the file, when there is
+        none, or only an older one. What is not returned is closed.
         """
-        plain = await self._open(name)
-        for coding in accepted_codings(accepted):
+        for coding in codings:
             try:
                 packed = await self._open(name + CODINGS[coding])
             except NotServed:
@@ -192,18 +191,20 @@ class Files:
         if opened is None:
             opened = await asyncio.to_thread(self._directory.open, name)
         if time.time_ns() - opened.found.st_ctime_ns < SETTLE_NS:
-            await asyncio.sleep(SETTLE_NS / 1e9)
+            try:
+                await asyncio.sleep(SETTLE_NS / 1e9)
+            except asyncio.CancelledError:
+                os.close(opened.file)
+                raise
             return opened._replace(found=os.fstat(opened.file))
         return opened
 
-    async def _follow(
-        self, name: str, query: Mapping[str, list[str]], scope: Scope, receive: Receive, send: Send
-    ) -> Response | None:
+    async def _follow(self, name: str, request: Request) -> Response | None:
         """Like tail -f: from an offset on, once the file has grown so far, and then what is appended, until the client
         leaves, the file is deleted, or the server drains. Raises Cut when the file is smaller than it was.
         """
         try:
-            offset = int(query.get("offset", ["0"])[0])
+            offset = int(request.query.get("offset", ["0"])[0])
         except ValueError:
             offset = -1
         if offset < 0:
@@ -211,8 +212,8 @@ class Files:
             raise Problem("invalid_params", f"offset: {wrong}.", [{"pointer": "/offset", "detail": wrong}])
         file, found = await self._open(name)
         self.traffic.streams += 1
-        transport = connection(scope)
-        leaving = asyncio.ensure_future(until_left(receive))
+        send, shown = request.send, connection(request.scope)
+        leaving = asyncio.ensure_future(until_left(request.receive))
         try:
             headers = {
                 "Content-Type": media_type(name.rpartition("/")[2]),
@@ -220,8 +221,8 @@ class Files:
                 "X-Content-Type-Options": "nosniff",
             }
             await send({"type": "http.response.start", "status": 200, "headers": raw(headers)})
-            while scope["method"] == "GET" and not (
-                self._draining.is_set() or leaving.done() or (transport and transport.is_closing())
+            while request.scope["method"] == "GET" and not (
+                self._draining.is_set() or leaving.done() or (shown is not None and shown.is_closing())
             ):
                 seen, found = found.st_size, os.fstat(file)
                 if found.st_size < seen:
@@ -241,12 +242,11 @@ class Files:
             os.close(file)
         return None
 
-    async def _list(
-        self, query: Mapping[str, list[str]], headers: Mapping[str, str], method: str, send: Send
-    ) -> Response | None:
+    async def _list(self, request: Request) -> Response | None:
         """The files whose paths begin with a prefix, as JSON or as JSON Lines."""
-        prefix = query.get("prefix", [""])[0]
-        kind = most_wanted(headers.get("accept"), LISTINGS) or LISTINGS[0]
+        send, method = request.send, request.scope["method"]
+        prefix = request.query.get("prefix", [""])[0]
+        kind = most_wanted(request.headers.get("accept"), LISTINGS) or LISTINGS[0]
         lines = kind != LISTINGS[0]
         told = raw({"Content-Type": kind, "Vary": "Accept"})
         await send({"type": "http.response.start", "status": 200, "headers": told})
@@ -259,6 +259,11 @@ class Files:
         end = b"" if lines or method == "HEAD" else b"[]" if first else b"]"
         await send({"type": "http.response.body", "body": end})
         return None
+
+
+def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI has them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 def read_headers(scope: Scope) -> dict[str, str]:

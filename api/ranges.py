@@ -1,21 +1,19 @@
 """Ranges of a representation, as RFC 9110 §14 says. No I/O."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
-_SPEC = re.compile(r"bytes[ \t]*=(.*)", re.IGNORECASE | re.DOTALL)
-_RANGE = re.compile(r"(\d{1,1000})?-(\d{1,1000})?", re.ASCII)
+_RANGE = re.compile(r"(\d{1,1000})-(\d{1,1000})?|-(\d{1,1000})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """`count` bytes from `start` on."""
+class Span(NamedTuple):
+    """`length` bytes from `start` on."""
 
     start: int
-    count: int
+    length: int
 
     def content_range(self, size: int) -> str:
-        return f"bytes {self.start}-{self.start + self.count - 1}/{size}"
+        return f"bytes {self.start}-{self.start + self.length - 1}/{size}"
 
 
 class Unsatisfiable(Exception):
@@ -30,36 +28,34 @@ def spans(header: str | None, size: int, *, most: int) -> list[Span] | None:
     last bytes of nothing, which no Content-Range could say. Of several ranges those are given that can be had; raises
     Unsatisfiable when none can.
     """
-    if header is None or not (match := _SPEC.fullmatch(header.strip(" \t"))):
+    unit, _, ranges = (header or "").partition("=")
+    if unit.strip(" \t").lower() != "bytes":
         return None
-    asked = [item.strip(" \t") for item in match.group(1).split(",")]
-    asked = [item for item in asked if item]  # §5.6.1: empty list elements do not count
-    if not asked or len(asked) > most:
-        return None
-    found = []
-    for item in asked:
+    found: list[Span] = []
+    asked = 0
+    for item in ranges.split(","):
+        item = item.strip(" \t")
+        if not item:
+            continue  # §5.6.1: empty list elements do not count
+        asked += 1
         both = _RANGE.fullmatch(item)
-        if not both or item == "-":
+        if both is None or asked > most:
             return None
-        first, last = both.groups()
-        if first is not None and last is not None and int(last) < int(first):
-            return None
-        span = _span(first, last, size)
-        if span:
-            found.append(span)
+        first, last, suffix = both.groups()
+        if suffix is not None:  # the last so many bytes
+            start, end = max(0, size - int(suffix)), size
+            if size == 0 and int(suffix):
+                return None  # §14.1.2: this is satisfiable, though there is nothing
+        else:
+            start, end = int(first), size if last is None else int(last) + 1
+            if last is not None and end <= start:
+                return None
+        if start < min(end, size):
+            found.append(Span(start, min(end, size) - start))
+    if not asked:
+        return None
     if not found:
-        if size == 0 and any(item[0] == "-" and int(item[1:]) > 0 for item in asked):
-            return None  # §14.1.2: a suffix that is not empty is satisfiable
         raise Unsatisfiable
-    if len(found) > 1 and sum(span.count for span in found) > size:
+    if len(found) > 1 and sum(span.length for span in found) > size:
         return None
     return found
-
-
-def _span(first: str | None, last: str | None, size: int) -> Span | None:
-    if first is None:  # the last so many bytes
-        count = min(int(last or 0), size)
-        return Span(size - count, count) if count else None
-    start = int(first)
-    end = size if last is None else min(int(last) + 1, size)
-    return Span(start, end - start) if start < size else None

@@ -5,22 +5,29 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote
 
 from api.conditions import State, Validators, http_date
 from api.ranges import Span
 
-RawHeaders = list[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 ACTIVE = ("text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml", "text/javascript")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is sent of a file: `parts` are bytes as they are, or spans of the file."""
+class Answer(NamedTuple):
+    """What is sent of a file. `head`: the lines of its headers, as they are sent, names in lower case; `parts`: bytes
+    as they are, or spans of the file.
+    """
 
     status: int
-    headers: RawHeaders
+    head: bytes
     parts: Sequence[bytes | Span] = ()
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The head, as ASGI has it."""
+        pairs = (line.partition(b": ") for line in self.head.split(b"\r\n")[:-1])
+        return [(name, value) for name, _, value in pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +37,14 @@ class Representation:
     size: int
     media_type: str
     validators: Validators
-    headers: RawHeaders  # of every answer with content, whole or in parts
+    head: bytes  # of every answer with content, whole or in parts
+    of_part: bytes  # of an answer with one part
     whole: Answer
     unchanged: Answer
 
     def one(self, span: Span) -> Answer:
-        headers = [
-            (b"content-type", self.media_type.encode()),
-            (b"content-length", b"%d" % span.count),
-            (b"content-range", span.content_range(self.size).encode()),
-        ]
-        return Answer(206, self.headers + headers, [span])
+        told = f"content-length: {span.length}\r\ncontent-range: {span.content_range(self.size)}\r\n"
+        return Answer(206, self.head + self.of_part + told.encode(), (span,))
 
     def several(self, wanted: Sequence[Span]) -> Answer:
         """A multipart/byteranges (RFC 9110 §14.6)."""
@@ -51,10 +55,9 @@ class Representation:
             about = f"Content-Type: {self.media_type}\r\nContent-Range: {span.content_range(self.size)}"
             parts += [f"{begin}--{boundary}\r\n{about}\r\n\r\n".encode(), span]
         parts.append(f"\r\n--{boundary}--\r\n".encode())
-        length = sum(part.count if isinstance(part, Span) else len(part) for part in parts)
+        length = sum(part.length if isinstance(part, Span) else len(part) for part in parts)
         kind = f"multipart/byteranges; boundary={boundary}"
-        headers = raw({"Content-Type": kind, "Content-Length": str(length)})
-        return Answer(206, self.headers + headers, parts)
+        return Answer(206, self.head + lines({"Content-Type": kind, "Content-Length": str(length)}), parts)
 
 
 @lru_cache(maxsize=1024)
@@ -77,9 +80,10 @@ def representation(name: str, coding: str | None, state: State, modified: int) -
         state.size,
         kind,
         validators,
-        raw(content),
-        whole=Answer(200, raw(whole), [Span(0, state.size)]),
-        unchanged=Answer(304, raw(always)),
+        lines(content),
+        lines({"Content-Type": kind}),
+        whole=Answer(200, lines(whole), (Span(0, state.size),)),
+        unchanged=Answer(304, lines(always)),
     )
 
 
@@ -96,5 +100,5 @@ def disposition(name: str) -> str:
     return f'{kind}; filename="{plain}"{extended}'
 
 
-def raw(headers: Mapping[str, str]) -> RawHeaders:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+def lines(headers: Mapping[str, str]) -> bytes:
+    return "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items()).encode("latin-1")

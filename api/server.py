@@ -77,5 +77,6 @@ def make_server(settings: ApiSettings, host: str, port: int) -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # see app.py
     )
     return Server(config, app, settings.drain_s)

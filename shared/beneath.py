@@ -15,6 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ class Opened(NamedTuple):
     found: os.stat_result
 
 
+@lru_cache(maxsize=4096)
 def parts(path: str) -> tuple[str, ...]:
     """The steps of a URL path, percent-decoded already, below the directory. Raises NotServed.
 
@@ -94,9 +96,8 @@ class Directory:
         if not self._openat2:
             return None
         try:
-            fd = _openat2(
-                self._fd, "/".join(parts(path)), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, _CACHED
-            )
+            parts(path)
+            fd = _openat2(self._fd, path, _READ_CACHED)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EINVAL):
                 return None
@@ -189,7 +190,7 @@ class Directory:
 
     def _open_at(self, steps: tuple[str, ...], flags: int) -> int:
         if self._openat2:
-            return _openat2(self._fd, "/".join(steps), flags | os.O_CLOEXEC)
+            return _openat2(self._fd, "/".join(steps), _how(flags))
         return _step_by_step(self._fd, steps, flags | os.O_CLOEXEC)
 
 
@@ -213,25 +214,28 @@ def _step_by_step(at: int, steps: tuple[str, ...], flags: int) -> int:
         os.close(at)
 
 
-def _openat2(at: int, path: str, flags: int, also: int = 0) -> int:
-    how = struct.pack("=QQQ", flags, 0, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS | also)
-    while True:
-        fd: int = _libc.syscall(_SYS_OPENAT2, at, os.fsencode(path), how, len(how))
-        if fd >= 0:
-            return fd
+def _how(flags: int, also: int = 0) -> bytes:
+    """A struct open_how (linux/openat2.h)."""
+    return struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS | also)
+
+
+def _openat2(at: int, path: str, how: bytes) -> int:
+    while (fd := _libc.syscall(_SYS_OPENAT2, at, path.encode(), how, len(how))) < 0:
         number = ctypes.get_errno()
-        if number not in (errno.EAGAIN, errno.EINTR) or (also and number == errno.EAGAIN):  # EAGAIN: a rename meanwhile
-            raise OSError(number, os.strerror(number), path)
+        if number not in (errno.EAGAIN, errno.EINTR) or (how is _READ_CACHED and number == errno.EAGAIN):
+            raise OSError(number, os.strerror(number), path)  # else there was a rename meanwhile: once more
+    return int(fd)
 
 
 def _has_openat2(at: int) -> bool:
     if _SYS_OPENAT2 is None:
         return False
     try:
-        os.close(_openat2(at, ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        os.close(_openat2(at, ".", _how(os.O_RDONLY | os.O_DIRECTORY)))
     except OSError:
         return False
     return True
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_READ_CACHED = _how(os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, _CACHED)

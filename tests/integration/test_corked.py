@@ -93,5 +93,30 @@ async def test_messages_of_one_tick_leave_together_and_a_close_behind_them(writt
             assert socket.close_code == 1012
 
 
+async def test_a_connection_that_was_asked_over_http_can_become_a_socket() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"ok"})
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "hello"})
+        await send({"type": "websocket.close"})
+
+    plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False}
+    async for url in serving(Connections(app, stall_s=10), http="httptools", **plain):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.write(
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        assert await reader.readexactly(7) == b"\x81\x05hello"
+        writer.close()
+
+
 def test_what_is_touched_of_uvicorn_is_there() -> None:
     assert "transport" in WebSocketsSansIOProtocol.__init__.__code__.co_names

@@ -18,9 +18,12 @@ GOOD, ALSO, EVIL = "https://app.example", "http://localhost:3000", "https://evil
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def listing(stack: Stack, processes: Processes) -> AsyncIterator[Process]:
+async def listing(
+    stack: Stack, processes: Processes, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Process]:
     """An API that lists two origins."""
-    api = await processes.api(stack.store, MILLSTREAM_CORS_ORIGINS=f"{GOOD}, {ALSO}")
+    files = str(tmp_path_factory.mktemp("files"))
+    api = await processes.api(stack.store, MILLSTREAM_CORS_ORIGINS=f"{GOOD}, {ALSO}", MILLSTREAM_DATA_DIR=files)
     yield api
     await api.kill()
 
@@ -100,6 +103,16 @@ async def test_a_page_of_a_listed_origin_may_use_files(listing: Process) -> None
         answer = await http.options("/files/x", headers=asked)
         assert (answer.status_code, allowed(answer)) == (200, GOOD)
         assert allowed(await http.get("/files/missing", headers={"Origin": GOOD})) == GOOD
+        for path, content in {"/files/cors/small": b"small", "/files/cors/large": b"large" * 100_000}.items():
+            assert (await http.put(path, content=content)).status_code == 201
+            answer = await http.get(path, headers={"Origin": GOOD})
+            assert (answer.status_code, answer.content, allowed(answer)) == (200, content, GOOD)
+            answer = await http.get(path, headers={"Origin": GOOD, "Range": "bytes=0-0,2-3"})
+            assert (answer.status_code, allowed(answer)) == (206, GOOD)
+            answer = await http.head(path, headers={"Origin": GOOD})
+            assert (answer.headers["content-length"], allowed(answer)) == (str(len(content)), GOOD)
+            answer = await http.get(path, headers={"Origin": GOOD, "If-None-Match": "*"})
+            assert (answer.status_code, allowed(answer)) == (304, GOOD)
 
 
 async def test_where_no_keys_are_set_up_any_authorization_is_let_pass(stack: Stack) -> None:

@@ -16,6 +16,7 @@ from api.app import create_app, with_files
 from api.settings import ApiSettings
 from shared.beneath import Directory
 from tests.integration.conftest import Stack
+from tests.integration.serving import serving
 from tests.integration.web import pointers, problem, web
 from tests.processes import Processes
 
@@ -108,11 +109,11 @@ async def test_what_nobody_thought_of_is_a_problem_without_a_traceback(
 
     monkeypatch.setattr(Directory, "open_cached", fail)
     app = with_files(create_app(ApiSettings(data_dir=tmp_path)))
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        answer = await http.get("/files/f")
-        problem(answer, "internal_error")
-        assert "secret" not in answer.text
+    async for url in serving(app, http="httptools"):
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            answer = await http.get("/files/f")
+            problem(answer, "internal_error")
+            assert "secret" not in answer.text
 
 
 NO_JSON = [

@@ -11,16 +11,18 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
-from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from api.answering import ANSWER
 from api.connections import Connections
 from api.files import Files
+from api.pagecache import cached, read_ahead
+from api.ranges import Span
+from api.representations import Answer
 from api.sending import Traffic
 from api.settings import ApiSettings
-from api.zerocopy import EXTENSION, cached, read_ahead
 from shared.apikeys import Keys
 from shared.beneath import Directory
 from tests.integration.serving import serving
@@ -34,9 +36,12 @@ def test_what_is_touched_of_uvicorn_is_there() -> None:
     created = inspect.signature(RequestResponseCycle.__init__).parameters
     assert {"scope", "transport", "flow"} <= set(created)
     source = inspect.getsource(RequestResponseCycle)
-    for name in ("self.disconnected", "self.expected_content_length", "self.transport", "self.flow", "self.scope"):
-        assert name in source
+    for name in ("disconnected", "expected_content_length", "transport", "flow", "scope", "default_headers",
+                 "response_started", "waiting_for_100_continue", "response_complete", "message_event", "keep_alive",
+                 "on_response"):  # fmt: skip
+        assert f"self.{name}" in source
     assert inspect.iscoroutinefunction(FlowControl.drain)
+    assert FlowControl(asyncio.Transport()).write_paused is False
     assert inspect.ismethod(RequestResponseCycle.send) is False
     assert list(inspect.signature(RequestResponseCycle.send).parameters) == ["self", "message"]
     sending = inspect.getsource(RequestResponseCycle.send)
@@ -85,12 +90,8 @@ class Seen:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            self.offered.add(EXTENSION in scope.get("extensions", {}))
-            if scope["path"] == "/starlette":
-                response = FileResponse(self._files._directory.path / "big.bin")
-                await response(scope, receive, send)
-            else:
-                await self._files(scope, receive, send)
+            self.offered.add(ANSWER in scope.get("extensions", {}))
+            await self._files(scope, receive, send)
 
 
 async def check(url: str) -> None:
@@ -102,10 +103,7 @@ async def check(url: str) -> None:
         several = await http.get("/files/big.bin", headers={"Range": "bytes=0-99999,200000-399999"})
         assert CONTENT[:100000] in several.content
         assert CONTENT[200000:400000] in several.content
-        assert (await http.get("/starlette")).content == CONTENT
-        assert (await http.head("/starlette")).headers["content-length"] == str(len(CONTENT))
-        part = await http.get("/starlette", headers={"Range": "bytes=100000-4000000"})
-        assert (part.status_code, part.content) == (206, CONTENT[100000:4000001])
+        assert (await http.head("/files/big.bin")).headers["content-length"] == str(len(CONTENT))
         assert (await http.get("/files/small.txt")).content == CONTENT[:100], "the connection is in order"
 
 
@@ -150,6 +148,54 @@ async def leave_stall_and_cut(url: str, data: Path) -> None:
     writer.transport.abort()
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.1\r\nConnection: close", "HTTP/1.0"])
+async def test_an_answer_in_one_message_reads_as_one_of_uvicorns(data: Path, loop: str, version: str) -> None:
+    answer = Answer(206, b'content-length: 200203\r\netag: "x"\r\n', (b"ab", Span(50, 200_000), b"c", Span(7, 200)))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with (data / "big.bin").open("rb") as file:
+            if scope["path"] == "/one":
+                sent: list[int] = []
+                await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": sent.append})
+                assert sum(sent) == 200_200
+                return
+        await send({"type": "http.response.start", "status": 206, "headers": answer.headers})
+        body = b"ab" + CONTENT[50:200_050] + b"c" + CONTENT[7:207]
+        await send({"type": "http.response.body", "body": body})
+
+    async for url in serving(Connections(app, stall_s=10), http="httptools", loop=loop, date_header=False):
+        seen = []
+        for path in ("/two", "/one"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            keeps = version == "HTTP/1.1"
+            writer.write(f"GET {path} {version}\r\nHost: x\r\n\r\n".encode() * (2 if keeps else 1))  # two: pipelined
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readexactly(200_203)
+            rest = await (reader.readexactly(len(head) + len(body)) if keeps else reader.read())
+            assert rest == (head + body if keeps else b"")
+            seen.append(head + body)
+            writer.close()
+        assert seen[0] == seen[1]
+        assert seen[0].startswith(b"HTTP/1.1 206 Partial Content\r\n")
+
+
+async def test_an_answer_begun_before_goes_on_without_its_head(data: Path) -> None:
+    answer = Answer(200, b"content-length: 100000\r\n", (Span(0, 100_000),))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [*answer.headers, (b"x-of-middleware", b"1")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        with (data / "big.bin").open("rb") as file:
+            await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": lambda count: None})
+
+    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            for _ in range(2):
+                got = await http.get("/")
+                assert (got.headers["x-of-middleware"], got.content) == ("1", CONTENT[:100_000])
+
+
 def open_here(path: Path) -> int:
     found = 0
     for link in Path("/proc/self/fd").iterdir():
@@ -171,16 +217,15 @@ async def test_a_client_that_leaves_in_the_middle_is_no_error(data: Path, caplog
     (data / "big.bin").write_bytes(bytes(60 * 1024 * 1024))
     seen = Seen(data)
     async for url in serving(Connections(seen, stall_s=10), http="httptools"):
-        for path in ("/starlette", "/files/big.bin"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=4096)
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            await reader.readuntil(b"\r\n\r\n")
-            writer.transport.abort()
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=4096)
+        writer.write(b"GET /files/big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
 
-            async def freed() -> bool:
-                return open_here(data / "big.bin") == 0
+        async def freed() -> bool:
+            return open_here(data / "big.bin") == 0
 
-            await until(freed, what="the file to be closed")
+        await until(freed, what="the file to be closed")
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
