@@ -98,12 +98,15 @@ def create_app(settings: ApiSettings) -> FastAPI:
         traffic: Traffic = app.state.traffic
         return TrafficInfo(**traffic.as_dict())
 
-    @app.get("/async_route", tags=["server"], responses=problems("invalid_params"))
+    @app.get("/async_route", tags=["server"], responses=problems("invalid_params", "draining"))
     async def async_route(
         delay: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False, description="seconds")] = 2,
     ) -> dict[str, str]:
-        """Wait without blocking, then answer."""
-        await asyncio.sleep(delay)
+        """Wait without blocking, then answer; a server that drains waits no longer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await draining.wait()
+                raise Problem("draining", "This server is restarting.", retry_after_s=1)
         return {"message": "协程路由响应"}
 
     @app.get("/healthz", tags=["server"])

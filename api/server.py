@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from api.app import create_app, with_files
 from api.settings import ApiSettings
+from shared.heap import settle
 
 log = structlog.get_logger("millstream.api")
 
@@ -51,6 +52,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets=sockets)  # type: ignore[arg-type]
         if self.started:
             port = self.servers[0].sockets[0].getsockname()[1]
+            settle()
             log.info("listening", host=self.config.host, port=port)
 
 

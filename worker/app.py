@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from shared import keys
 from shared.errors import StoreUnavailable
+from shared.heap import settle
 from shared.pipeline import shown
 from shared.store import Store
 from worker.analysis import Analysis, find_analyses
@@ -89,6 +90,7 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    settle()
     advertising = loop.create_task(_advertise_again(store, advertised, settings.lease_s))
     try:
         await engine.async_run()

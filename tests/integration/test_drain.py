@@ -128,3 +128,17 @@ async def test_an_api_takes_as_many_files_as_it_may(stack: Stack, own_processes:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert resource.prlimit(api.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+async def test_a_drain_waits_for_no_async_route(stack: Stack, own_processes: Processes) -> None:
+    api = await own_processes.api(stack.store)
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
+        waiting = asyncio.create_task(http.get("/async_route", params={"delay": 60}))
+        await asyncio.sleep(0.3)
+        api.signal(signal.SIGTERM)
+        answer = await asyncio.wait_for(waiting, 5)
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/draining")
+        assert answer.headers["retry-after"] == "1"
+    assert api.running is not None
+    assert await asyncio.wait_for(api.running.wait(), 10) == 0
+    assert '"level": "error"' not in api.log.read_text()
