@@ -1,4 +1,4 @@
-"""`make bench`: the no-op job in Millstream, in a plain relay on arq, and answered at once without a queue.
+"""`make bench`: the no-op job in Millstream, in a plain relay on other queues, and answered at once without a queue.
 
 Each round starts every contestant in turn, with a store of its own, measures it, and ends it: what is not being
 measured costs nothing. Ratios are taken within a round. Times are never a pass mark; a wrong answer is.
@@ -9,7 +9,6 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ from tests.benchmarks.load import Load, Mode, WrongAnswer, measure
 from tests.benchmarks.peers import STARTED
 from tests.processes import Process, Processes, until
 
-Name = Literal["millstream", "arq", "arq-tuned", "echo"]
+Name = Literal["millstream", "arq", "arq-tuned", "saq", "streaq", "echo"]
 Key = Literal["p50", "p99"] | int  # a round trip, or messages a second with so many workers
 Round = dict[Key, float]
 Place = tuple[str, Key]  # row and column
@@ -37,11 +36,14 @@ ROWS: dict[Name, dict[str, Mode]] = {
     "millstream": {"Millstream, plain": "ordered", "Millstream, JSON-RPC": "rpc"},
     "arq": {"arq as it comes": "unordered"},
     "arq-tuned": {"arq tuned": "unordered"},
+    "saq": {"SAQ": "unordered"},
+    "streaq": {"streaQ": "unordered"},
     "echo": {"echo, no queue": "ordered"},
 }
-OURS, STOCK, TUNED, ECHO = "Millstream, plain", "arq as it comes", "arq tuned", "echo, no queue"
+OURS, ECHO = "Millstream, plain", "echo, no queue"
+PEERS = ("arq as it comes", "arq tuned", "SAQ", "streaQ")
 WORKERS = (1, 2, 4)
-AIMS = {("arq", 1): "≥ 10", ("echo", 1): "≥ 0.3"}  # with more workers: never less
+AIMS = {("peer", 1): "≥ 10", ("echo", 1): "≥ 0.3"}  # with more workers: never less
 SOCKETS = WINDOW = 10
 
 
@@ -57,7 +59,7 @@ class Turn:
         if self.name == "millstream":
             return await self.processes.api(self.store, MILLSTREAM_DATA_DIR=str(self.processes.directory))
         port = str(free_port())
-        arguments = ["echo", port] if self.name == "echo" else ["relay", port, self.store.url]
+        arguments = ["echo", port] if self.name == "echo" else ["relay", self.name, port, self.store.url]
         front = await self._peer(*arguments, url=f"http://127.0.0.1:{port}")
         await self.processes.answers(front)
         return front
@@ -76,7 +78,7 @@ class Turn:
                 return int(await client.get(STARTED) or 0) == number
 
             for _ in range(number - int(await client.get(STARTED) or 0)):
-                await self._peer("worker", self.store.url, "tuned" if self.name == "arq-tuned" else "stock")
+                await self._peer("worker", self.name, self.store.url)
             await until(started, what=f"{number} workers to start")
 
     async def _peer(self, *arguments: str, url: str = "") -> Process:
@@ -124,15 +126,19 @@ async def _version(store: Process) -> str:
     return f"Valkey {server['valkey_version']}" if "valkey_version" in server else f"Redis {server['redis_version']}"
 
 
-def ratios() -> list[tuple[str, str, Place, Sequence[Place]]]:
-    """What each is called, what it should come to, what is divided, and by the least of what."""
+def ratios() -> list[tuple[str, str, Place, Place]]:
+    """What each is called, what it should come to, what is divided, and by what."""
     speed = "messages/s: Millstream"
     return [
-        *((f"{speed} / arq tuned, workers: {n}", AIMS.get(("arq", n), ""), (OURS, n), [(TUNED, n)]) for n in WORKERS),
-        *((f"{speed} / echo, workers: {n}", AIMS.get(("echo", n), ""), (OURS, n), [(ECHO, 1)]) for n in WORKERS),
-        ("p50: Millstream / the better arq", "≤ 0.4", (OURS, "p50"), [(STOCK, "p50"), (TUNED, "p50")]),
-        ("p50: Millstream / echo", "≤ 5", (OURS, "p50"), [(ECHO, "p50")]),
-        *((f"{speed}, {n} workers / 1", "≥ 1", (OURS, n), [(OURS, 1)]) for n in WORKERS[1:]),
+        *(
+            (f"{speed} / {peer}, workers: {n}", AIMS.get(("peer", n), ""), (OURS, n), (peer, n))
+            for peer in PEERS[1:]
+            for n in WORKERS
+        ),
+        *((f"{speed} / echo, workers: {n}", AIMS.get(("echo", n), ""), (OURS, n), (ECHO, 1)) for n in WORKERS),
+        *((f"p50: Millstream / {peer}", "≤ 0.4", (OURS, "p50"), (peer, "p50")) for peer in PEERS[1:]),
+        ("p50: Millstream / echo", "≤ 5", (OURS, "p50"), (ECHO, "p50")),
+        *((f"{speed}, {n} workers / 1", "≥ 1", (OURS, n), (OURS, 1)) for n in WORKERS[1:]),
     ]
 
 
@@ -142,14 +148,14 @@ def show(rounds: list[dict[str, Round]], console: Console) -> None:
         keys: list[Key] = ["p50", "p99", *WORKERS]
         table.add_row(row, *(_spread([r[row][key] for r in rounds if key in r[row]]) for key in keys))
     compared = Table("ratio, taken within each round", "median (range)", "aim", box=box.SIMPLE_HEAD)
-    for name, aim, (row, key), under in ratios():
-        if {row, *(other for other, _ in under)} <= rounds[0].keys():
-            found = [r[row][key] / min(r[other][column] for other, column in under) for r in rounds]
+    for name, aim, (row, key), (other, column) in ratios():
+        if {row, other} <= rounds[0].keys():
+            found = [r[row][key] / r[other][column] for r in rounds]
             compared.add_row(name, _spread(found), aim)
     for each in (table, compared):
-        for number, column in enumerate(each.columns):
-            column.no_wrap = True
-            column.justify = "right" if number else "left"
+        for number, titled in enumerate(each.columns):
+            titled.no_wrap = True
+            titled.justify = "right" if number else "left"
         if each.rows:
             console.print(each)
 
@@ -187,6 +193,8 @@ def main(
 
 
 if __name__ == "__main__":
-    app = App(name="make bench", help="The no-op job beside the same on arq and an echo.", version_flags=[])
+    app = App(
+        name="make bench", help="The no-op job beside the same on arq, SAQ, streaQ and an echo.", version_flags=[]
+    )
     app.default(main)
     sys.exit(app())

@@ -1,30 +1,43 @@
 """What Millstream is measured beside, each as a process of its own.
 
     python -m tests.benchmarks.peers echo PORT
-    python -m tests.benchmarks.peers relay PORT REDIS_URL
-    python -m tests.benchmarks.peers worker REDIS_URL stock|tuned
+    python -m tests.benchmarks.peers relay PEER PORT REDIS_URL
+    python -m tests.benchmarks.peers worker PEER REDIS_URL
 
-The relay is a WebSocket in front of arq as a good engineer would write it: each frame becomes a job, its worker
-publishes the answer, and one pub/sub connection a process brings it back to the future that waits for that job.
+The relay is a WebSocket in front of a queue as a good engineer would write it: each frame becomes a job, its worker
+publishes the answer, and one pub/sub connection a process brings it back to the future that waits for that job. No peer
+keeps results: nobody asks for them.
 """
 
 import asyncio
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+import redis.asyncio as redis
+import saq
+import streaq
 import uvicorn
 import uvloop
-from arq.connections import ArqRedis, RedisSettings, create_pool
-from arq.worker import Worker
+from arq.connections import RedisSettings, create_pool
+from arq.worker import Worker, func
 from fastapi import FastAPI, WebSocket
 
-#: arq as it comes polls every 0.5 s, runs 10 jobs at a time and keeps results for an hour.
-ARQ: dict[str, dict[str, Any]] = {"stock": {}, "tuned": {"poll_delay": 0.01, "max_jobs": 100, "keep_result": 0}}
 STARTED = "bench:workers"  # how many workers have started
+
+Enqueue = Callable[[str, str, str], Awaitable[object]]  # (job, text, the channel that is told)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A queue: how jobs get into it, and what runs a worker of it until the process is ended."""
+
+    enqueuing: Callable[[str], AbstractAsyncContextManager[Enqueue]]
+    work: Callable[[str], Coroutine[Any, Any, None]]
 
 
 def answer(text: str) -> str:
@@ -32,28 +45,101 @@ def answer(text: str) -> str:
     return "Processed data: " + text
 
 
-async def process(ctx: dict[str, Any], text: str, channel: str) -> str:
-    """The same as a function of arq, which tells the relay."""
-    result = answer(text)
-    await ctx["redis"].publish(channel, f"{ctx['job_id']}\n{result}")
-    return result
+async def process(client: redis.Redis, job: str, text: str, channel: str) -> None:
+    """The same as a job, which tells the relay."""
+    await client.publish(channel, f"{job}\n{answer(text)}")
 
 
-async def _started(ctx: dict[str, Any]) -> None:
-    await ctx["redis"].incr(STARTED)
+def arq_peer(**options: Any) -> Peer:
+    async def run(ctx: dict[str, Any], job: str, text: str, channel: str) -> None:
+        await process(ctx["redis"], job, text, channel)
+
+    async def started(ctx: dict[str, Any]) -> None:
+        await ctx["redis"].incr(STARTED)
+
+    @asynccontextmanager
+    async def enqueuing(url: str) -> AsyncIterator[Enqueue]:
+        pool = await create_pool(RedisSettings.from_dsn(url))
+        yield lambda job, text, channel: pool.enqueue_job("run", job, text, channel, _job_id=job)
+        await pool.close(close_connection_pool=True)
+
+    async def work(url: str) -> None:
+        functions, settings = [func(run, name="run")], RedisSettings.from_dsn(url)
+        await Worker(functions=functions, redis_settings=settings, on_startup=started, **options).async_run()
+
+    return Peer(enqueuing, work)
 
 
-async def work(url: str, options: dict[str, Any]) -> None:
-    """Run an arq worker until the process is ended."""
-    settings = RedisSettings.from_dsn(url)
-    await Worker(functions=[process], redis_settings=settings, on_startup=_started, **options).async_run()
+def saq_peer() -> Peer:
+    async def run(ctx: Any, *, job: str, text: str, channel: str) -> None:
+        await process(ctx["client"], job, text, channel)
+
+    @asynccontextmanager
+    async def enqueuing(url: str) -> AsyncIterator[Enqueue]:
+        queue = saq.Queue.from_url(url)
+        await queue.connect()
+        yield lambda job, text, channel: queue.enqueue(
+            "run", key=job, ttl=-1, kwargs={"job": job, "text": text, "channel": channel}
+        )
+        await queue.disconnect()
+
+    async def work(url: str) -> None:
+        client = redis.Redis.from_url(url)
+
+        async def started(ctx: Any) -> None:
+            ctx["client"] = client
+            await client.incr(STARTED)
+
+        queue = saq.Queue.from_url(url)
+        await saq.Worker(queue, [("run", run)], concurrency=100, startup=started).start()
+
+    return Peer(enqueuing, work)
+
+
+def streaq_peer() -> Peer:
+    def made(url: str) -> tuple[Any, Any, redis.Redis]:
+        client = redis.Redis.from_url(url)
+
+        @asynccontextmanager
+        async def started() -> AsyncIterator[None]:
+            await client.incr(STARTED)
+            yield
+
+        worker: Any = streaq.Worker(redis_url=url, concurrency=100, lifespan=started)
+
+        @worker.task(ttl=0, silent=True)  # type: ignore[untyped-decorator]
+        async def run(job: str, text: str, channel: str) -> None:
+            await process(client, job, text, channel)
+
+        return worker, run, client
+
+    @asynccontextmanager
+    async def enqueuing(url: str) -> AsyncIterator[Enqueue]:
+        worker, run, _ = made(url)
+        async with worker:
+            yield lambda job, text, channel: run.enqueue(job, text, channel)
+
+    async def work(url: str) -> None:
+        await made(url)[0].run_async()
+
+    return Peer(enqueuing, work)
+
+
+#: arq as it comes polls every 0.5 s, runs 10 jobs at a time and keeps results for an hour.
+PEERS = {
+    "arq": arq_peer(),
+    "arq-tuned": arq_peer(poll_delay=0.01, max_jobs=100, keep_result=0),
+    "saq": saq_peer(),
+    "streaq": streaq_peer(),
+}
 
 
 class Answers:
     """The jobs that this process waits for, and the one channel on which all of them are answered."""
 
-    def __init__(self, redis: ArqRedis) -> None:
-        self._redis = redis
+    def __init__(self, client: redis.Redis, enqueue: Enqueue) -> None:
+        self._redis = client
+        self._enqueue = enqueue
         self._channel = f"bench:answers:{secrets.token_hex(8)}"
         self._waiting: dict[str, asyncio.Future[str]] = {}
 
@@ -75,18 +161,17 @@ class Answers:
         job = uuid4().hex
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting[job] = future
-        await self._redis.enqueue_job("process", text, self._channel, _job_id=job)
+        await self._enqueue(job, text, self._channel)
         return await future
 
 
-def relay(url: str) -> FastAPI:
+def relay(peer: Peer, url: str) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        redis = await create_pool(RedisSettings.from_dsn(url))
-        app.state.answers = Answers(redis)
-        async with app.state.answers.listening():
-            yield
-        await redis.close(close_connection_pool=True)
+        async with redis.Redis.from_url(url) as client, peer.enqueuing(url) as enqueue:
+            app.state.answers = Answers(client, enqueue)
+            async with app.state.answers.listening():
+                yield
 
     app = FastAPI(lifespan=lifespan)
 
@@ -134,8 +219,8 @@ def serve(app: FastAPI, port: int) -> None:
 def main(kind: str, *arguments: str) -> None:
     kinds: dict[str, Callable[..., None]] = {
         "echo": lambda port: serve(echo(), int(port)),
-        "relay": lambda port, url: serve(relay(url), int(port)),
-        "worker": lambda url, options: uvloop.run(work(url, ARQ[options])),
+        "relay": lambda name, port, url: serve(relay(PEERS[name], url), int(port)),
+        "worker": lambda name, url: uvloop.run(PEERS[name].work(url)),
     }
     kinds[kind](*arguments)
 
