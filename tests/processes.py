@@ -92,7 +92,7 @@ class Processes:
     async def __aexit__(self, *_: object) -> None:
         alive = [process for process in self.started if process.running and process.running.returncode is None]
         for process in alive:
-            process.signal(signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)  # each leads a session: its children end with it
         for process in alive:
             await process.kill()
 
