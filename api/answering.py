@@ -23,7 +23,7 @@ async def answer(cycle: RequestResponseCycle, message: Message, stall_s: float) 
     """Answer in place of uvicorn's `send`. Raises ClientGone, after ending the connection."""
     whole: Answer = message["answer"]
     transport = cycle.transport  # a Corked
-    if transport.get_write_buffer_size():
+    if cycle.flow.write_paused:
         await drained(cycle, stall_s)
     if not cycle.response_started:
         cycle.response_started = True

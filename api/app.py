@@ -19,7 +19,7 @@ from api.connections import Connections
 from api.files import PREFIX as FILES
 from api.files import STREAM, Files
 from api.metrics import Sources, exposition
-from api.problems import answer_with_problems, has_head, plain_problem, problem_response, problems
+from api.problems import answer_with_problems, answering_errors, has_head, plain_problem, problem_response, problems
 from api.relay import Relay
 from api.schemas import TrafficInfo
 from api.sending import Traffic
@@ -71,7 +71,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         for doubt in await store.doubts():
             log.warning("this store does not keep everything", doubt=doubt)
         await relay.open()
-        works = (_keep_catalog(commands), sockets.watch_keys(), sweep(directory))
+        works = (_keep_catalog(commands), _keep_queues(commands), sockets.watch_keys(), sweep(directory))
         background = [asyncio.create_task(work) for work in works]
         try:
             yield
@@ -142,11 +142,11 @@ def with_files(app: FastAPI) -> ASGIApp:
     """
     settings: ApiSettings = app.state.settings
     keys, directory = Keys(settings.api_keys_file), app.state.directory
-    # What uvicorn puts around everything otherwise; only redirects look at it.
+    # What uvicorn puts around everything otherwise. Redirects and the socket's Origin look at it, files do not.
     trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
     behind_proxy: ASGIApp = ProxyHeadersMiddleware(app, trusted)  # type: ignore[arg-type, assignment]
-    files = Files(settings, keys, directory, app.state.traffic, app.state.draining)
-    uploads = Tus(settings, keys, directory)
+    files = answering_errors(Files(settings, keys, directory, app.state.traffic, app.state.draining))
+    uploads = answering_errors(Tus(settings, keys, directory))
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         kind, path = scope["type"], scope.get("path", "")
@@ -171,6 +171,12 @@ def with_files(app: FastAPI) -> ASGIApp:
             expose_headers=EXPOSED,
         )
     return Connections(whole, stall_s=settings.send_timeout_s)
+
+
+async def _keep_queues(commands: Commands) -> None:
+    while True:
+        await asyncio.sleep(commands.settings.check_s)
+        await commands.expire()
 
 
 async def _keep_catalog(commands: Commands) -> None:

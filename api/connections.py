@@ -7,26 +7,42 @@ It finds uvicorn's request cycle, or WebSocket protocol, behind the `send` that 
 - the app is shown the connection, as CONNECTION: when it sets `timed` there, a client that reads nothing for too long
   is dropped, and sending to a client that has left raises ClientGone (uvicorn has no time limit for sending, and of
   several requests on one connection it tells only the last that the client has left);
-- an error that nobody caught is answered with a problem, while nothing is answered yet;
 - a client that speaks HTTP/1.0 gets no chunks.
 
 Under any other server it does nothing. What it touches of uvicorn and uvloop is held by
 tests/integration/test_zerocopy.py and test_corked.py, and uvicorn's minor version is pinned.
 """
 
+import re
 from typing import Any
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request as Handshake
 
 from api.answering import ANSWER, answer
 from api.corked import Corked
-from api.problems import unexpected
 from api.zerocopy import ClientGone, in_time
 
 CONNECTION = "millstream.connection"
+NO_TOKEN = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")  # RFC 9110 §5.6.2
+PROTOCOLS = "Sec-WebSocket-Protocol"
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's, which would answer a malformed list of protocols, and so a key with `=` in it, with all of its text:
+    what no protocol may contain is taken out first.
+    """
+
+    def handle_connect(self, event: Handshake) -> None:
+        offered = ",".join(event.headers.get_all(PROTOCOLS)).split(",")
+        tokens = [token for item in offered if (token := NO_TOKEN.sub("", item))]
+        if PROTOCOLS in event.headers:
+            del event.headers[PROTOCOLS]
+        if tokens:
+            event.headers[PROTOCOLS] = ", ".join(tokens)
+        super().handle_connect(event)
 
 
 class Connections:
@@ -45,11 +61,9 @@ class Connections:
         if not isinstance(cycle, RequestResponseCycle):
             await self._app(scope, receive, send)
             return
-        corked = _corked(cycle.transport)
+        protocol: Any = cycle.on_response.__self__  # type: ignore[attr-defined]
+        protocol.transport = cycle.transport = corked = _corked(protocol.transport)  # type: ignore[assignment]
         transport = corked.transport
-        if cycle.transport is transport:  # the first request of its connection
-            protocol: Any = cycle.on_response.__self__  # type: ignore[attr-defined]
-            protocol.transport = cycle.transport = corked  # type: ignore[assignment]
         corked.timed = False
         scope["extensions"] = {CONNECTION: corked, ANSWER: {}} if corked.plain else {CONNECTION: corked}
         until_close = False
@@ -84,11 +98,6 @@ class Connections:
             await self._app(scope, receive, send_or_answer)
         except ClientGone:
             pass  # nobody is left to tell
-        except Exception as error:
-            if not cycle.response_started:
-                response = await unexpected(Request(scope), error)
-                await response(scope, receive, send)
-            raise
         finally:
             if transport.is_closing():
                 cycle.disconnected = True

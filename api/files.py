@@ -87,6 +87,8 @@ class Files:
             )
         except (ClientGone, Cut) as error:
             log.info("a stream ended early", path=path, reason=str(error) or "the file was cut short")
+            if shown is not None:
+                shown.close()
             return
         if response is not None:
             with suppress(ClientGone):

@@ -11,7 +11,9 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.zerocopy import ClientGone
 from shared.errors import ENDS, KINDS, Problem, pointer
 
 log = structlog.get_logger("millstream.api")
@@ -31,8 +33,8 @@ def plain_problem(
     status: int, title: str, instance: str, detail: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
     """An error that HTTP itself has a status for, and needs no page."""
-    document = {"type": "about:blank", "title": title, "status": status, "instance": quote(instance)}
-    body = to_json({**document, **({"detail": detail} if detail else {})})
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail or f"{title}."}
+    body = to_json({**document, "instance": quote(instance)})
     return Response(body, status, headers, media_type="application/problem+json")
 
 
@@ -93,6 +95,29 @@ async def unexpected(request: Request, error: Exception) -> Response:
     response = problem_response(Problem("internal_error", detail), request.url.path)
     response.headers["Connection"] = "close"
     return response
+
+
+def answering_errors(app: ASGIApp) -> ASGIApp:
+    """An app whose errors that nobody thought of are answered, while nothing is answered yet. `ClientGone` is none."""
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def noting(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await app(scope, receive, noting)
+        except ClientGone:
+            raise
+        except Exception as error:
+            if not answered:
+                await (await unexpected(Request(scope), error))(scope, receive, send)
+            raise
+
+    return answering
 
 
 def _invalid(error: RequestValidationError) -> Problem:

@@ -55,19 +55,28 @@ async def copy(cycle: RequestResponseCycle, file: int, span: Span, told: Callabl
 
 
 async def drained(cycle: RequestResponseCycle, stall_s: float) -> None:
-    """Wait until what the transport holds has gone to the socket. Raises ClientGone, after ending the connection."""
+    """Wait until what the transport holds has gone to the socket. Raises ClientGone, after ending the connection, when
+    the client takes nothing for so long.
+    """
     transport = cycle.transport
+    if transport.is_closing():
+        raise ClientGone("the client left")
+    out: int = transport.get_extra_info("socket").fileno()
     low, high = transport.get_write_buffer_limits()
-    async with in_time(transport, stall_s):
-        transport.set_write_buffer_limits(0)
+    transport.set_write_buffer_limits(0)
+    left = transport.get_write_buffer_size() + _queued(out)
+    while transport.get_write_buffer_size() and not transport.is_closing():
         try:
-            while transport.get_write_buffer_size() and not transport.is_closing():
+            async with asyncio.timeout(stall_s):
                 await asyncio.sleep(0.001)
                 await cycle.flow.drain()
-        finally:
-            transport.set_write_buffer_limits(high, low)
+        except TimeoutError:
+            before, left = left, transport.get_write_buffer_size() + _queued(out)
+            if left >= before:
+                transport.abort()
     if transport.is_closing():
         raise ClientGone("the client left, or read nothing")
+    transport.set_write_buffer_limits(high, low)
 
 
 @asynccontextmanager

@@ -15,7 +15,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +44,6 @@ class Opened(NamedTuple):
     found: os.stat_result
 
 
-@lru_cache(maxsize=4096)
 def parts(path: str) -> tuple[str, ...]:
     """The steps of a URL path, percent-decoded already, below the directory. Raises NotServed.
 

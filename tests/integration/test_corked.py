@@ -2,6 +2,7 @@
 
 import asyncio
 from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
+from typing import Any
 
 import httpx
 import pytest
@@ -9,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import connect
 
-from api.connections import Connections
+from api.connections import CONNECTION, Connections
 from api.corked import MOST
 from tests.integration.serving import serving
 
@@ -91,6 +92,28 @@ async def test_messages_of_one_tick_leave_together_and_a_close_behind_them(writt
             assert (3 <= len(written) < 6, sum(map(len, written))) == (True, many), "bounded, and complete"
             await socket.wait_closed()
             assert socket.close_code == 1012
+
+
+async def test_a_connection_has_one_stand_in_for_all_its_requests_and_each_begins_untimed() -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        shown = scope["extensions"][CONNECTION]
+        seen.append(shown)
+        assert not shown.timed
+        shown.timed = True
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        for pipelined in (1, 3, 1):
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * pipelined)
+            for _ in range(pipelined):
+                assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert len(seen) == 5
+    assert len({id(shown) for shown in seen}) == 1
 
 
 async def test_a_connection_that_was_asked_over_http_can_become_a_socket() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -134,20 +135,23 @@ class Deaf:
 
 DEAF = {
     "one large file": ["deaf.bin"],
-    "many small files": ["deaf.txt"] * 300,
-    "a large file after small ones": ["deaf.txt"] * 70 + ["deaf.bin"] * 3,
+    "many small files": ["deaf.small"] * 600,
+    "many files": ["deaf.txt"] * 300,
+    "a large file after smaller ones": ["deaf.small"] * 10 + ["deaf.txt"] * 70 + ["deaf.bin"] * 3,
     "a file that is followed": ["deaf.bin?follow=true"],
     "many that are followed": ["deaf.bin?follow=true"] * 3,
 }
 
 
+@pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("paths", DEAF.values(), ids=DEAF)
 async def test_a_client_that_reads_nothing_is_dropped_whatever_it_asked_for(
-    stack: Stack, api: Process, paths: list[str]
+    stack: Stack, api: Process, paths: list[str], resets: bool
 ) -> None:
     path = stack.data / paths[0].partition("?")[0]
     (stack.data / "deaf.bin").write_bytes(CONTENT[: 20 * MIB])
     (stack.data / "deaf.txt").write_bytes(CONTENT[:60_000])
+    (stack.data / "deaf.small").write_bytes(CONTENT[:32_000])
 
     before = open_sockets(api)
     client = Deaf(api, *paths)
@@ -159,10 +163,29 @@ async def test_a_client_that_reads_nothing_is_dropped_whatever_it_asked_for(
         return open_sockets(api) == before
 
     await until(begun, what="the file to be opened")
+    if resets:
+        await asyncio.sleep(0.3)
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.socket.close()
     await until(dropped, what="the client to be dropped")
     assert open_files(api, stack.data / "deaf.bin") == open_files(api, stack.data / "deaf.txt") == 0
     await until(lambda: no_streams(api), what="all streams to end")
     assert '"level": "error"' not in api.log.read_text()
+    client.socket.close()
+
+
+async def test_a_client_that_reads_slowly_but_steadily_gets_everything(stack: Stack, api: Process) -> None:
+    (stack.data / "steady.txt").write_bytes(CONTENT[:32_000])
+    client = Deaf(api, *["steady.txt"] * 300)
+    got = 0
+    for turn in range(10_000):
+        received = await asyncio.to_thread(client.socket.recv, 20_000 if turn < 20 else 1_000_000)
+        got += len(received)
+        if got >= 300 * 32_000 + 300 * 200:  # the heads are longer than this
+            break
+        assert received, f"dropped after {got} bytes"
+        if turn < 20:
+            await asyncio.sleep(0.2)
     client.socket.close()
 
 

@@ -180,6 +180,30 @@ async def test_an_answer_in_one_message_reads_as_one_of_uvicorns(data: Path, loo
         assert seen[0].startswith(b"HTTP/1.1 206 Partial Content\r\n")
 
 
+async def test_an_answer_whose_file_is_shorter_by_now_ends_its_connection(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = {"/small": Span(len(CONTENT) - 10, 20), "/large": Span(len(CONTENT) - 10, 200_000)}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        span = wanted[scope["path"]]
+        answer = Answer(200, b"content-length: %d\r\n" % span.length, (span,))
+        with (data / "big.bin").open("rb") as file:
+            await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": lambda count: None})
+
+    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+        for path, span in wanted.items():
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            got = b""
+            with suppress(ConnectionError):
+                while received := await asyncio.wait_for(reader.read(100_000), 5):
+                    got += received
+            assert len(got.partition(b"\r\n\r\n")[2]) < span.length
+            writer.close()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_an_answer_begun_before_goes_on_without_its_head(data: Path) -> None:
     answer = Answer(200, b"content-length: 100000\r\n", (Span(0, 100_000),))
 
