@@ -4,7 +4,6 @@ Problem.
 
 import asyncio
 import hashlib
-import math
 import time
 from collections import Counter
 from contextlib import suppress
@@ -92,21 +91,6 @@ class Commands:
             return await self.store.submit(new)
         except StoreUnavailable:
             raise unavailable() from None
-        except Problem as problem:
-            if problem.slug == "rate_limited":
-                problem.headers.update(self.rate_headers(0))
-            raise
-
-    def rate_headers(self, tokens: int) -> dict[str, str]:
-        """How much more may be submitted (draft-ietf-httpapi-ratelimit-headers); none where there is no limit (-1)."""
-        limits = self.store.limits
-        if not limits.submit_rate or tokens < 0:
-            return {}
-        window = math.ceil(limits.submit_burst / limits.submit_rate)
-        return {
-            "RateLimit-Policy": f'"submit";q={limits.submit_burst};w={window}',
-            "RateLimit": f'"submit";r={tokens};t={math.ceil(1 / limits.submit_rate)}',
-        }
 
     async def get(self, who: Principal, job: str) -> Snapshot:
         who.need("read")
@@ -123,9 +107,18 @@ class Commands:
         except StoreUnavailable:
             raise unavailable() from None
 
+    async def expire(self) -> None:
+        """End what waited longer than a job may live, though no worker comes for it."""
+        with suppress(StoreUnavailable):
+            for queue in self._queues():
+                await self.store.expire(queue)
+
+    def _queues(self) -> list[str]:
+        return sorted({"default", *(entry.queue for entry in self.catalog.entries.values())})
+
     async def fleet(self) -> Fleet:
         """Workers and queues. Whoever asks must be allowed to know."""
-        names = sorted({"default", *(entry.queue for entry in self.catalog.entries.values())})
+        names = self._queues()
         try:
             beats = [from_json(beat) for beat in await self.store.workers()]
             lanes = await self.store.queues(names)

@@ -126,7 +126,7 @@ async def submit(
     commands: Do,
     body: Annotated[Submit, Depends(one_submit)],
     prefer: Annotated[
-        str | None, Header(description="`wait=N`: answer when the job has ended, or after N seconds")
+        list[str] | None, Header(description="`wait=N`: answer when the job has ended, or after N seconds")
     ] = None,
 ) -> Response:
     """Submit a job. Once answered it runs, whatever happens."""
@@ -134,7 +134,7 @@ async def submit(
         stream = Stream(commands)
         submitted = await stream.submit(who, body)
         return StreamResponse(stream, stream_format, headers=_submitted_headers(commands, submitted))
-    wait_s = min(_wait_s(prefer), commands.settings.wait_s)
+    wait_s = min(_wait_s(", ".join(prefer or [])), commands.settings.wait_s)
     if wait_s <= 0:
         submitted = await commands.submit(who, body, new_job_id(), follow=False)
         snapshot = await commands.snapshot(submitted.job)
@@ -282,15 +282,24 @@ def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None
 
 def _submitted_headers(commands: Commands, submitted: Submitted) -> dict[str, str]:
     """Where the job is, and how much more may be submitted."""
-    return {"Location": f"/jobs/{submitted.job}", "Vary": "Accept", **commands.rate_headers(submitted.tokens)}
+    return {
+        "Location": f"/jobs/{submitted.job}",
+        "Vary": "Accept",
+        **commands.store.limits.rate_headers(submitted.tokens),
+    }
 
 
-def _wait_s(prefer: str | None) -> float:
+def _wait_s(prefer: str) -> float:
     """The wait of a Prefer header (RFC 7240 §4.3), in seconds; 0 where there is none."""
-    found = re.search(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,6})"?(?:$|[,;\s])', prefer or "", re.IGNORECASE)
+    found = re.search(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,6})"?(?:$|[,;\s])', prefer, re.IGNORECASE)
     return float(found.group(1)) if found else 0.0
 
 
 def _streamed(request: Request) -> Format | None:
     """The stream format that the client prefers over JSON (RFC 9110 §12.5.1); None: JSON will do."""
-    return STREAMS.get(most_wanted(request.headers.get("accept"), (*STREAMS, "application/json")))
+    return STREAMS.get(most_wanted(_listed(request, "accept"), (*STREAMS, "application/json")))
+
+
+def _listed(request: Request, name: str) -> str | None:
+    """A header that holds a list, whose lines count as one (RFC 9110 §5.3)."""
+    return ", ".join(request.headers.getlist(name)) or None

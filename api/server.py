@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app, with_files
+from api.connections import SocketProtocol
 from api.settings import ApiSettings
 from shared.heap import settle
 
@@ -70,7 +71,7 @@ def make_server(settings: ApiSettings, host: str, port: int) -> Server:
         port=port,
         loop="uvloop",
         http="httptools",
-        ws="websockets-sansio",
+        ws=SocketProtocol,
         ws_max_size=settings.max_body_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=20,

@@ -29,7 +29,10 @@ class ApiSettings(Settings):
         3, ge=1, description="attempts of a job where nothing else is said; only lost workers cost one"
     )
     check_s: float = Field(
-        3, gt=0, description="how often the ends of followed logs are compared with the store, in seconds"
+        3,
+        gt=0,
+        description="how often the ends of followed logs are compared with the store, and jobs looked for that waited "
+        "longer than they may, in seconds",
     )
     cors_origins: str = Field("", description="browser origins that may call the HTTP interface, comma-separated")
     api_keys_file: Path | None = Field(None, description="the keys that may use this server; not set: anybody may")

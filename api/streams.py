@@ -95,7 +95,7 @@ class Stream:
         if submitted.duplicate:
             self._hub.drop(self._follower, forget=False)
             self._follower = self._hub.follow(submitted.job, self, terminal_only=request.events == "terminal")
-        self._cancel_on_leave = request.on_disconnect == "cancel"
+        self._cancel_on_leave = request.on_disconnect == "cancel" and not submitted.duplicate
         self._follower.start(START, behind=True)
         return submitted
 

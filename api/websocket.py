@@ -19,7 +19,7 @@ from api.session import Bounds, Command, PlainSession, RpcSession, Session
 from shared.apikeys import LOOK_S, Principal
 from shared.errors import Problem
 from shared.events import START
-from shared.messages import Attach, Submit, read_cursor
+from shared.messages import SOCKET, Attach, Submit, read_cursor
 from shared.store import Submitted, new_job_id
 
 log = structlog.get_logger("millstream.api")
@@ -47,7 +47,7 @@ class Sockets:
             who = self._commands.keys.who(websocket.headers.get("authorization"), key=_offered_key(offered))
             protocol = _choose_protocol(offered)
         except Problem as problem:
-            await _refuse(websocket, problem_response(problem))
+            await _refuse(websocket, problem_response(problem, SOCKET))
             return
         await websocket.accept(subprotocol=protocol)
         draining = self._commands.draining.is_set()
@@ -192,11 +192,12 @@ class Socket:
             self.session.submitted_as(command, submitted.job)
             known = self.session.followers.get(submitted.job)
             follower = known or self._follow(submitted.job, request.events == "terminal")
-        if request.on_disconnect == "cancel":
+        leaving_cancels = request.on_disconnect == "cancel" and not submitted.duplicate  # else it is another's to say
+        if leaving_cancels:
             self.session.cancel_on_leave.add(submitted.job)
         if self._left:
             self._hub.drop(follower)
-            if request.on_disconnect == "cancel":
+            if leaving_cancels:
                 await self._commands.cancel_left(self.who, submitted.job)
             return
         result = {

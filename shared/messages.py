@@ -14,6 +14,8 @@ from pydantic_core import from_json, to_json
 from shared.errors import Problem, pointer
 from shared.events import Cursor, Event
 
+SOCKET = "/ws"  # the `instance` of the problems that it tells
+
 Events = Literal["all", "terminal"]
 Priority = Literal["high", "default", "low"]
 Id = str | int | float | None
@@ -192,7 +194,7 @@ def encode_result(id: Id, result: Mapping[str, Any] | list[Any]) -> str:
 
 
 def encode_error(id: Id, problem: Problem) -> str:
-    error = {"code": problem.kind.code, "message": problem.detail, "data": problem.document()}
+    error = {"code": problem.kind.code, "message": problem.detail, "data": problem.document(SOCKET)}
     return f'{{"jsonrpc":"2.0","error":{to_json(error).decode()},"id":{to_json(id).decode()}}}'
 
 

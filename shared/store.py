@@ -6,6 +6,7 @@ same answer, and does nothing more, when it is called a second time. What cannot
 
 import asyncio
 import hashlib
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from shared.pipeline import SILENCE_S, Argument, Pipeline
 
 SCRIPTS = (
     "submit", "claim", "append", "finish", "requeue", "cancel", "attach", "detach", "snapshot", "positions",
-    "renew", "advertise", "jobs", "queues",
+    "renew", "advertise", "jobs", "queues", "expire",
 )  # fmt: skip
 ANYONE = "*"
 
@@ -65,6 +66,16 @@ class Limits:
     submit_rate: float = 0
     submit_burst: int = 100
     fair_window: int = 20
+
+    def rate_headers(self, tokens: int) -> dict[str, str]:
+        """How much more may be submitted (draft-ietf-httpapi-ratelimit-headers); none where there is no limit (-1)."""
+        if not self.submit_rate or tokens < 0:
+            return {}
+        window = math.ceil(self.submit_burst / self.submit_rate)
+        return {
+            "RateLimit-Policy": f'"submit";q={self.submit_burst};w={window}',
+            "RateLimit": f'"submit";r={tokens};t={math.ceil(1 / self.submit_rate)}',
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,15 +240,17 @@ class Store:
                 return Submitted(id.decode(), status.decode(), Cursor(1, int(at)), duplicate=True, tokens=tokens)
             case [b"rate_limited", wait_ms]:
                 detail = f"You may submit {limits.submit_rate:g} jobs a second. Wait {wait_ms} ms."
-                raise Problem("rate_limited", detail, retry_after_s=wait_ms / 1000)
+                raise Problem("rate_limited", detail, retry_after_s=wait_ms / 1000, headers=limits.rate_headers(0))
             case [b"conflict"]:
                 raise Problem("idempotency_conflict", f"key {job.key!r} was used for a job with other parameters.")
-            case [b"queue_full", depth]:
+            case [b"queue_full", depth, tokens]:
                 detail = f"{depth} jobs wait or run; the limit is {limits.queue_depth}. Try again later."
-                raise Problem("queue_full", detail, retry_after_s=1)
+                raise Problem("queue_full", detail, retry_after_s=1, headers=limits.rate_headers(tokens))
+            case [_, mine, tokens]:
+                detail = f"{mine} of your jobs have not ended; the limit is {limits.owner_in_flight}."
+                raise Problem("too_many_in_flight", detail, retry_after_s=1, headers=limits.rate_headers(tokens))
             case _:
-                detail = f"{reply[1]} of your jobs have not ended; the limit is {limits.owner_in_flight}."
-                raise Problem("too_many_in_flight", detail, retry_after_s=1)
+                raise AssertionError(reply)
 
     async def snapshot(self, job: str, owner: str = ANYONE) -> Snapshot | None:
         reply = await self.run("snapshot", (), job, owner)
@@ -305,6 +318,13 @@ class Store:
         flat = await self.run("queues", lanes)
         rows = [Fullness(flat[n], flat[n + 1], flat[n + 2], flat[n + 3] / 1000) for n in range(0, len(flat), 4)]
         return {name: rows[3 * n : 3 * n + 3] for n, name in enumerate(names)}
+
+    async def expire(self, queue: str) -> None:
+        """End the jobs of a queue that waited longer than a job may live. Workers do so too, when they meet one."""
+        for priority in keys.PRIORITIES:
+            page = 0
+            while page >= 0:
+                page = await self.run("expire", [keys.lane(queue, priority)], page, _ms(self.limits.keep_s))
 
     async def analyses(self) -> dict[str, bytes]:
         """What workers have advertised: JSON by name."""

@@ -30,6 +30,9 @@ from shared.keys import PRIORITIES
 Level = Literal["debug", "info", "warning", "error"]
 
 
+LONGEST_DELAY_S = 10 * 366 * 86_400
+
+
 class Final(Exception):
     """Raise it for a failure that another attempt cannot mend."""
 
@@ -41,6 +44,8 @@ class Retry(Exception):
 
     def __init__(self, message: str = "The analysis asked to be run again.", *, delay_s: float | None = None) -> None:
         super().__init__(message)
+        if delay_s is not None and not 0 <= delay_s <= LONGEST_DELAY_S:
+            raise ValueError(f"delay_s must be a number of seconds from 0 to {LONGEST_DELAY_S}, not {delay_s!r}.")
         self.delay_s = delay_s
 
 

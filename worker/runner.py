@@ -197,9 +197,9 @@ class Attempt:
                 await _uninterrupted(self._ending)
             assert self.stopped is not None
             return self.stopped.value
-        except (LeaseLost, StoreUnavailable):
+        except (LeaseLost, StoreUnavailable, GeneratorExit):
             raise
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: an analysis does not end its worker
             # Of a job that stock arq enqueued, only the analysis can say whether to try again.
             adopted = self._claimed.adopted and analysis is not None and analysis.max_attempts is not None
             outcome = _failure(error, self._claimed.retry or adopted)
@@ -300,7 +300,7 @@ def _bind(analysis: Analysis, body: Body) -> dict[str, Any]:
     return {**dict(zip(names, body.args, strict=False)), **body.kwargs}
 
 
-def _failure(error: Exception, retry: bool) -> Failure:
+def _failure(error: BaseException, retry: bool) -> Failure:
     """What an exception means for the job."""
     match error:
         case ValidationError():
@@ -311,16 +311,24 @@ def _failure(error: Exception, retry: bool) -> Failure:
             text = "; ".join(f"{item['pointer'].lstrip('/')}: {item['detail']}" for item in errors[:5])
             return Failure("invalid_params", f"The parameters are wrong: {text}.", extra={"errors": errors[:20]})
         case BadBody():
-            return Failure("invalid_params", str(error))
+            return Failure("invalid_params", _words(error))
         case EventTooLarge() | LogFull():
             text = str(error) if isinstance(error, EventTooLarge) else "The job's log is full."
             return Failure("result_too_large", text)
         case Retry():
-            return Failure("attempts_exhausted", str(error), again=True, delay_s=error.delay_s)
+            return Failure("attempts_exhausted", _words(error), again=True, delay_s=error.delay_s)
         case _:
-            text = str(error) or type(error).__name__
             again = retry and not isinstance(error, Final)
-            return Failure("analysis_error", text[:10_000], again=again, extra={"type": type(error).__name__})
+            return Failure("analysis_error", _words(error), again=again, extra={"type": type(error).__name__})
+
+
+def _words(error: BaseException) -> str:
+    """What an exception says of itself, as text that JSON can hold; its name when it says nothing, or cannot."""
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return text[:10_000].encode(errors="backslashreplace").decode() or type(error).__name__
 
 
 async def _uninterrupted(task: asyncio.Task[None]) -> None:

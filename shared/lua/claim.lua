@@ -62,7 +62,7 @@ local function take(id, lane)
   end
   local limit = tonumber(job.max_attempts)
   if TERMINAL[job.status] then redis.call('ZREM', lane, id) return nil end
-  if not body then return fail(job, 'expired', 'The job waited longer than a job may live.') end
+  if not body then return close(job, 'failed', EXPIRED, keep) end
   if job.analysis ~= '' and not string.find(known, '\n' .. job.analysis .. '\n', 1, true) then
     if job.turn == 'front' then   -- it waits for another worker, and must not hold up its owner's other jobs
       leave_line(job)

@@ -6,6 +6,7 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local exact = clock[1] * 1000 + clock[2] / 1000   -- with microseconds: many jobs come in one millisecond, and keep their order
 
+local EXPIRED = '{"error":{"code":"expired","message":"The job waited longer than a job may live."}}'
 local TERMINAL = { succeeded = true, failed = true, cancelled = true }
 
 -- The named fields of a job's record, as a table with its id; nil when there is no such job. 'status' must be the first.

@@ -3,7 +3,7 @@
 -- key, fingerprint, depth limit, owner's in-flight limit, ttl_ms, owner's rate (jobs/s, 0: no limit) and burst (jobs),
 -- owner's window in the lane (0: no fairness)
 -- → {'accepted', at, tokens left or -1} | {'duplicate', id, status, at of its event 1, tokens} | {'conflict'}
---   | {'queue_full', n} | {'too_many', n} | {'rate_limited', ms until there is a token}
+--   | {'queue_full', n, tokens} | {'too_many', n, tokens} | {'rate_limited', ms until there is a token}
 local lane = KEYS[1]
 local id, body, analysis, queue, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local node, watch, key, fingerprint, ttl = ARGV[10], ARGV[11], ARGV[12], ARGV[13], tonumber(ARGV[16])
@@ -17,35 +17,37 @@ end
 
 if redis.call('EXISTS', JOB .. id) == 1 then return { 'accepted', first_at(id), -1 } end   -- our own call again
 
+local tokens = -1
+if rate > 0 then
+  local bucket = redis.call('HMGET', BUCKET .. owner, 'tokens', 'at')
+  tokens = math.min(burst, (bucket[1] or burst) + math.max(0, now - (bucket[2] or now)) * rate / 1000)
+end
+
 local key_name = KEY .. owner .. ':' .. key
 if key ~= '' then
   local known = redis.call('HMGET', key_name, 'job', 'fingerprint')
   local status = known[1] and redis.call('HGET', JOB .. known[1], 'status')
   if status then
     if known[2] ~= fingerprint then return { 'conflict' } end
-    return { 'duplicate', known[1], status, first_at(known[1]), -1 }
+    return { 'duplicate', known[1], status, first_at(known[1]), tokens }
   end
 end
 
-local tokens = -1
-if rate > 0 then
-  local bucket = redis.call('HMGET', BUCKET .. owner, 'tokens', 'at')
-  tokens = math.min(burst, (bucket[1] or burst) + math.max(0, now - (bucket[2] or now)) * rate / 1000) - 1
-  if tokens < 0 then return { 'rate_limited', math.ceil(-tokens * 1000 / rate) } end
-end
+if rate > 0 and tokens < 1 then return { 'rate_limited', math.ceil((1 - tokens) * 1000 / rate) } end
 
 local depth = redis.call('ZCARD', lane)
 if window > 0 then depth = depth + redis.call('ZCARD', BACK .. lane) end
-if depth >= tonumber(ARGV[14]) then return { 'queue_full', depth } end
+if depth >= tonumber(ARGV[14]) then return { 'queue_full', depth, tokens } end
 local inflight = INFLIGHT .. owner
 local mine = redis.call('ZCARD', inflight)
 if mine >= tonumber(ARGV[15]) then
   redis.call('ZREMRANGEBYSCORE', inflight, '-inf', now)   -- jobs that ran out of life without an end
   mine = redis.call('ZCARD', inflight)
-  if mine >= tonumber(ARGV[15]) then return { 'too_many', mine } end
+  if mine >= tonumber(ARGV[15]) then return { 'too_many', mine, tokens } end
 end
 
 if rate > 0 then
+  tokens = tokens - 1
   redis.call('HSET', BUCKET .. owner, 'tokens', tokens, 'at', now)
   redis.call('PEXPIRE', BUCKET .. owner, math.ceil(burst * 1000 / rate) + 1000)
 end

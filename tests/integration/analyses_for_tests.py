@@ -32,6 +32,29 @@ async def stumble(ctx: Context, text: str = "") -> None:
     raise ValueError(text)
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even that")
+
+
+@analysis()
+async def raises(ctx: Context, what: str) -> None:
+    """Raise what is hard to tell anybody."""
+    match what:
+        case "surrogate":
+            raise ValueError("broken \udcff text")
+        case "mute":
+            raise Mute
+        case "exit":
+            raise SystemExit(3)
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "never":
+            raise Retry(delay_s=float("nan"))
+        case _:
+            raise Retry(delay_s=-1)
+
+
 @analysis()
 async def hold(ctx: Context, gate: str = "", text: str = "") -> str:
     """Wait until the file `gate` is there; without one, for ever."""

@@ -1,11 +1,13 @@
 """claim: which jobs a worker gets, in which order, and what becomes of those that nobody may run any more."""
 
+import asyncio
 import json
 
 import pytest
 
+from shared.keys import PRIORITIES
 from shared.store import Limits, Store
-from tests.integration.conftest import Client
+from tests.integration.conftest import Client, database
 from tests.integration.jobs import (
     SHORT_S,
     a_job,
@@ -20,7 +22,8 @@ from tests.integration.jobs import (
     snapshot,
     types,
 )  # fmt: skip
-from tests.processes import until
+from tests.integration.web import JSONL, web
+from tests.processes import Process, Processes, until
 
 
 async def test_a_claimed_job_runs_under_a_lease(store: Store) -> None:
@@ -150,6 +153,41 @@ async def test_a_renewed_lease_does_not_run_out(store: Store) -> None:
 
         await until(half, what="half of the lease")
     await store.finish(job, "succeeded", b'{"result":1}')
+
+
+async def test_what_nobody_claims_ends_as_expired_too(valkey: Process, own_processes: Processes) -> None:
+    store = database(valkey, 13)
+    worker = await own_processes.worker(store)
+    api = await own_processes.api(store, MILLSTREAM_LIFE_S="1", MILLSTREAM_CHECK_S="0.2")
+    await worker.kill()
+    async with web(api) as http:
+        body = {"analysis": "process", "params": {"text": "x"}}
+        waiting = [http.post("/jobs", json={**body, "priority": p}, headers={"Accept": JSONL}) for p in PRIORITIES]
+        for answer in await asyncio.gather(*waiting):
+            queued, failed = (json.loads(line) for line in answer.text.splitlines())
+            assert (queued["type"], failed["type"]) == ("queued", "failed")
+            assert failed["data"]["error"]["code"] == "expired"
+        (queue,) = (await http.get("/queues")).json()
+        assert (queue["depth"], queue["delayed"], queue["running"]) == (0, 0, 0)
+
+
+async def test_only_what_waited_too_long_is_ended_of_a_long_lane(store: Store, client: Client) -> None:
+    short = await Store(store.pipeline.url, name="short", limits=Limits(life_s=0.1)).open(10)
+    held = await running(short)
+    jobs = [a_job() for _ in range(1300)]
+    dead = jobs[3:1100:7]
+    await asyncio.gather(*((short if job in dead else store).submit(job) for job in jobs))
+
+    async def gone() -> bool:
+        return not await client.exists(*(f"arq:job:{job.id}" for job in dead))
+
+    await until(gone, what="the end of their lives")
+    await store.expire("default")
+    statuses = [(await snapshot(store, job.id)).status for job in jobs]
+    assert statuses == ["failed" if job in dead else "queued" for job in jobs]
+    assert await client.zcard("arq:queue") == len(jobs) - len(dead) + 1
+    await short.finish(held, "succeeded", b'{"result":1}')
+    await short.close()
 
 
 async def test_a_job_that_waited_longer_than_it_may_live_ends_as_expired(store: Store, client: Client) -> None:

@@ -1,5 +1,6 @@
 """Who may open a socket, under which protocol."""
 
+import asyncio
 import json
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
@@ -125,12 +126,52 @@ async def test_a_browser_offers_its_key_as_a_protocol_that_is_never_echoed(secur
         assert status == 401
 
 
+async def test_a_key_is_taken_with_padding_and_said_by_no_refusal(secured: Secured) -> None:
+    padded = urlsafe_b64encode(secured.keys["ann"].encode()).decode()
+    assert padded.endswith("=")
+
+    async def upgrade(protocols: str) -> tuple[bytes, bytes]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(secured.api.url.rpartition(":")[2]))
+        writer.write(
+            b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" + protocols.encode() + b"\r\n\r\n"
+        )
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        rest = await asyncio.wait_for(reader.read(2000), 10) if b" 101 " not in head else b""
+        writer.close()
+        return head, rest
+
+    head, _ = await upgrade(f"Sec-WebSocket-Protocol: millstream.v1, bearer.{padded}")
+    assert head.startswith(b"HTTP/1.1 101")
+    assert b"sec-websocket-protocol: millstream.v1\r\n" in head.lower()
+    for wrong in (
+        f"millstream.v1 bearer.{padded}",
+        f'"bearer.{padded}"',
+        f"bearer.{padded} x",
+        ",,,",
+        f"bearer {padded}",
+    ):
+        head, rest = await upgrade(f"Sec-WebSocket-Protocol: {wrong}")
+        assert head.startswith((b"HTTP/1.1 401", b"HTTP/1.1 400", b"HTTP/1.1 101"))
+        assert padded.rstrip("=").encode() not in head + rest
+        assert b"application/problem+json" in head or b" 101 " in head
+
+
 async def test_a_listed_origin_may_open_a_socket_and_others_may_not(secured: Secured) -> None:
     headers = secured.header("ann")
     for origin in ("https://a.example", "https://b.example", secured.api.url):
         async with rpc(secured.api, additional_headers=headers, origin=Origin(origin)) as client:
             assert await client.call("ping") == {}
     status, _ = await refused(secured.api, additional_headers=headers, origin=Origin("https://c.example"))
+    assert status == 403
+
+
+async def test_behind_a_proxy_that_speaks_https_the_pages_origin_is_the_proxys(secured: Secured) -> None:
+    headers = secured.header("ann")
+    origin = Origin(secured.api.url.replace("http", "https"))
+    async with rpc(secured.api, additional_headers=headers | {"X-Forwarded-Proto": "https"}, origin=origin) as client:
+        assert await client.call("ping") == {}
+    status, _ = await refused(secured.api, additional_headers=headers, origin=origin)
     assert status == 403
 
 

@@ -94,6 +94,16 @@ async def test_a_key_that_is_empty_too_long_or_differs_from_the_bodys_is_refused
     assert pointers(problem(answer, "invalid_params")) == {"/idempotency-key"}
 
 
+async def test_lines_of_a_header_that_is_a_list_count_as_one(http: httpx.AsyncClient) -> None:
+    async with http.stream(
+        "POST", "/jobs", json=PROCESS, headers=[("Accept", "text/html"), ("Accept", "application/jsonl")]
+    ) as stream:
+        assert stream.headers["content-type"] == "application/jsonl"
+        assert "succeeded" in (await stream.aread()).decode()
+    answer = await http.post("/jobs", json=PROCESS, headers=[("Prefer", "respond-async"), ("Prefer", "wait=9")])
+    assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
+
+
 # Prefer: wait.
 
 

@@ -99,6 +99,9 @@ async def test_a_duplicate_costs_nothing_of_the_rate(limited: Limited) -> None:
     async with limited.web("dee") as http:
         answers = [await http.post("/jobs", json=body) for _ in range(2 * BURST)]
     assert [answer.status_code for answer in answers] == [202] * 2 * BURST
+    for answer in answers:
+        left = int(answer.headers["ratelimit"].removeprefix('"submit";r=').partition(";")[0])
+        assert BURST - 1 <= left <= BURST
 
 
 async def test_an_owners_jobs_in_flight_and_a_queues_depth_are_limited(limited: Limited) -> None:

@@ -279,6 +279,39 @@ async def test_a_result_that_json_cannot_write_is_a_failure_in_words(client_rpc:
     assert (last["type"], last["data"]["error"]["code"]) == ("failed", "analysis_error")
 
 
+@pytest.mark.parametrize(
+    ("what", "type", "message"),
+    [
+        ("surrogate", "ValueError", r"broken \udcff text"),
+        ("mute", "Mute", "Mute"),
+        ("exit", "SystemExit", "3"),
+        ("interrupt", "KeyboardInterrupt", "KeyboardInterrupt"),
+        ("never", "ValueError", "delay_s must be a number of seconds from 0 to 316224000, not nan."),
+        ("before", "ValueError", "delay_s must be a number of seconds from 0 to 316224000, not -1."),
+    ],
+)
+async def test_whatever_an_analysis_raises_is_told_once_and_its_worker_lives(
+    stack: Stack, client_rpc: Rpc, what: str, type: str, message: str
+) -> None:
+    job = await client_rpc.submit("raises", {"what": what})
+    events = await client_rpc.end(job)
+    assert [event["type"] for event in events] == ["started", "failed"]
+    error = {"code": "analysis_error", "message": message, "type": type}
+    assert events[-1]["data"]["error"] == error
+    await client_rpc.end(await client_rpc.submit("process", {"text": "x"}))
+    assert [worker.running.returncode for worker in stack.workers if worker.running] == [None] * len(stack.workers)
+
+
+async def test_a_duplicate_submit_does_not_decide_what_its_leaving_does(stack: Stack, client_rpc: Rpc) -> None:
+    job = await client_rpc.submit("hold", key="mine, not theirs")
+    await client_rpc.until(job, "log")
+    async with rpc(stack.api) as other:
+        assert await other.submit("hold", key="mine, not theirs", on_disconnect="cancel") == job
+    await asyncio.sleep(0.3)
+    assert (await client_rpc.call("job.get", job=job))["status"] == "running"
+    await client_rpc.call("job.cancel", job=job)
+
+
 async def test_a_job_starts_no_earlier_than_its_delay_says(client_rpc: Rpc) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()

@@ -266,7 +266,7 @@ def test_every_member_of_any_batch_is_a_call_or_a_fault_whose_answer_is_json(bat
 def test_an_error_carries_the_problem_that_http_would_send() -> None:
     problem = Problem("queue_full", "Try again.", retry_after_s=1)
     reply = json.loads(encode_error("i", problem))
-    error = {"code": -32030, "message": "Try again.", "data": problem.document()}
+    error = {"code": -32030, "message": "Try again.", "data": problem.document("/ws")}
     assert reply == {"jsonrpc": "2.0", "error": error, "id": "i"}
 
 

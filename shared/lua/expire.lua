@@ -1,0 +1,19 @@
+-- expire: end the jobs of one page of a lane that waited longer than a job may live, though nobody claims them.
+-- KEYS: lane. ARGV: where the page begins, keep_ms → where the next one begins; -1: that was the last
+local lane, from, keep = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+local PAGE = 500
+
+local page = redis.call('ZRANGE', lane, from, from + PAGE - 1)
+local bodies = {}
+for i, id in ipairs(page) do bodies[i] = BODY .. id end
+local stay = #page
+if stay > 0 and redis.call('EXISTS', unpack(bodies)) < stay then
+  for _, id in ipairs(page) do
+    if redis.call('EXISTS', BODY .. id, LEASE .. id) == 0 then
+      stay = stay - 1
+      local job = read(id, { 'status', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn', 'back' })
+      if job and not TERMINAL[job.status] then close(job, 'failed', EXPIRED, keep) else redis.call('ZREM', lane, id) end
+    end
+  end
+end
+return #page < PAGE and -1 or from + stay
