@@ -1,6 +1,7 @@
 """One attempt of a job: its analysis runs, its events are written, its end is told."""
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncIterator
@@ -89,11 +90,14 @@ class Attempt:
         await self._put("chunk", _encode(value))
 
     async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        for name, value in (("done", done), ("total", total)):
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+                raise ValueError(f"progress: {name} must be a finite number, not {value!r}.")
         data = {"done": done, "total": total, "message": message}
         if self._events and self._events[-1][0] == "progress":
             _, passed = self._events.pop()  # not sent yet, and already history
             self._bytes -= len(passed)
-        await self._put("progress", to_json({k: v for k, v in data.items() if v is not None}, inf_nan_mode="null"))
+        await self._put("progress", to_json({k: v for k, v in data.items() if v is not None}))
 
     async def log(self, message: str, level: Level = "info") -> None:
         await self._put("log", to_json({"level": level, "message": message}))

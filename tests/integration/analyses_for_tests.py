@@ -49,6 +49,8 @@ async def raises(ctx: Context, what: str) -> None:
             raise SystemExit(3)
         case "interrupt":
             raise KeyboardInterrupt
+        case "progress":
+            await ctx.progress(float("inf"), 10)
         case "never":
             raise Retry(delay_s=float("nan"))
         case _:

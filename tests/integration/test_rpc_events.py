@@ -286,6 +286,7 @@ async def test_a_result_that_json_cannot_write_is_a_failure_in_words(client_rpc:
         ("mute", "Mute", "Mute"),
         ("exit", "SystemExit", "3"),
         ("interrupt", "KeyboardInterrupt", "KeyboardInterrupt"),
+        ("progress", "ValueError", "progress: done must be a finite number, not inf."),
         ("never", "ValueError", "delay_s must be a number of seconds from 0 to 316224000, not nan."),
         ("before", "ValueError", "delay_s must be a number of seconds from 0 to 316224000, not -1."),
     ],
