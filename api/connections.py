@@ -13,7 +13,10 @@ Under any other server it does nothing. What it touches of uvicorn and uvloop is
 tests/integration/test_zerocopy.py and test_corked.py, and uvicorn's minor version is pinned.
 """
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +26,7 @@ from websockets.http11 import Request as Handshake
 
 from api.answering import ANSWER, answer
 from api.corked import Corked
-from api.zerocopy import ClientGone, in_time
+from api.zerocopy import ClientGone
 
 CONNECTION = "millstream.connection"
 NO_TOKEN = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")  # RFC 9110 §5.6.2
@@ -85,7 +88,7 @@ class Connections:
             elif transport.is_closing():
                 raise ClientGone("the client left")
             elif transport.get_write_buffer_size():
-                async with in_time(transport, self._stall_s):
+                async with _in_time(transport, self._stall_s):
                     await send(message)
                 if transport.is_closing():
                     raise ClientGone("the client left, or read nothing")
@@ -105,3 +108,13 @@ class Connections:
 
 def _corked(transport: Any) -> Corked:
     return transport if isinstance(transport, Corked) else Corked(transport)
+
+
+@asynccontextmanager
+async def _in_time(transport: asyncio.Transport, timeout_s: float) -> AsyncIterator[None]:
+    """End the connection when what is done here takes longer; whatever waits for the client then goes on."""
+    timer = asyncio.get_running_loop().call_later(timeout_s, transport.abort)
+    try:
+        yield
+    finally:
+        timer.cancel()

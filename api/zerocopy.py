@@ -5,8 +5,7 @@ import fcntl
 import os
 import sys
 import termios
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -77,16 +76,6 @@ async def drained(cycle: RequestResponseCycle, stall_s: float) -> None:
     if transport.is_closing():
         raise ClientGone("the client left, or read nothing")
     transport.set_write_buffer_limits(high, low)
-
-
-@asynccontextmanager
-async def in_time(transport: asyncio.Transport, timeout_s: float) -> AsyncIterator[None]:
-    """End the connection when what is done here takes longer; whatever waits for the client then goes on."""
-    timer = asyncio.get_running_loop().call_later(timeout_s, transport.abort)
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 async def _writable(out: int, timeout_s: float) -> None:
