@@ -226,6 +226,11 @@ def unavailable() -> Problem:
     return Problem("store_unavailable", "The store cannot be reached at the moment. Try again.", retry_after_s=1)
 
 
+def leaving_cancels(request: Submit, submitted: Submitted) -> bool:
+    """Is the job cancelled when the client of this submit leaves? Of a duplicate it was the first submit's to say."""
+    return request.on_disconnect == "cancel" and not submitted.duplicate
+
+
 def _found(job: str, found: T | None) -> T:
     if found is None:
         raise Problem("job_not_found", f"There is no job {job[:80]!r}, or it is not yours, or it is no longer kept.")

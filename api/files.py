@@ -50,7 +50,6 @@ class Request(NamedTuple):
     scope: Scope
     receive: Receive
     send: Send
-    path: str
     query: Mapping[str, list[str]]
     headers: Mapping[str, str]
 
@@ -74,7 +73,7 @@ class Files:
         if (shown := connection(scope)) is not None:
             shown.timed = True
         path, query = scope["path"], scope["query_string"]
-        request = Request(scope, receive, send, path, read_query(query) if query else {}, read_headers(scope))
+        request = Request(scope, receive, send, read_query(query) if query else {}, read_headers(scope))
         try:
             response = await self._answer(request)
         except Problem as problem:
@@ -97,7 +96,7 @@ class Files:
     async def _answer(self, request: Request) -> Response | None:
         """Answer, or return what is to be answered. Raises Problem, NotServed, Unsatisfiable, ClientGone, Cut."""
         who = self._keys.who(request.headers.get("authorization"))
-        method, path = request.scope["method"], request.path
+        method, path = request.scope["method"], request.scope["path"]
         legacy = path == STREAM
         name = request.query.get("path", ["large_file.txt"])[0] if legacy else read_path(request.scope)[len(PREFIX) :]
         reading = method in ("GET", "HEAD")
@@ -140,7 +139,7 @@ class Files:
         method, headers = request.scope["method"], request.headers
         status = refused(method, headers, shown.validators)
         if status == 412:
-            return plain_problem(412, "Precondition Failed", request.path)
+            return plain_problem(412, "Precondition Failed", request.scope["path"])
         answer = shown.unchanged if status == 304 else self._wanted(shown, headers, method)
         if answer.parts and wants_sha256(headers.get("want-repr-digest")):
             digest = await self._digests.sha256(file, shown.validators.etag)

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from api.commands import Commands
+from api.commands import Commands, leaving_cancels
 from api.hub import Follower, State
 from shared.apikeys import ANYBODY, Principal
 from shared.events import START, Event
@@ -95,7 +95,7 @@ class Stream:
         if submitted.duplicate:
             self._hub.drop(self._follower, forget=False)
             self._follower = self._hub.follow(submitted.job, self, terminal_only=request.events == "terminal")
-        self._cancel_on_leave = request.on_disconnect == "cancel" and not submitted.duplicate
+        self._cancel_on_leave = leaving_cancels(request, submitted)
         self._follower.start(START, behind=True)
         return submitted
 

@@ -12,7 +12,7 @@ import structlog
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from api.commands import Commands
+from api.commands import Commands, leaving_cancels
 from api.hub import Follower, State
 from api.problems import problem_response
 from api.session import Bounds, Command, PlainSession, RpcSession, Session
@@ -192,12 +192,11 @@ class Socket:
             self.session.submitted_as(command, submitted.job)
             known = self.session.followers.get(submitted.job)
             follower = known or self._follow(submitted.job, request.events == "terminal")
-        leaving_cancels = request.on_disconnect == "cancel" and not submitted.duplicate  # else it is another's to say
-        if leaving_cancels:
+        if leaving_cancels(request, submitted):
             self.session.cancel_on_leave.add(submitted.job)
         if self._left:
             self._hub.drop(follower)
-            if leaving_cancels:
+            if leaving_cancels(request, submitted):
                 await self._commands.cancel_left(self.who, submitted.job)
             return
         result = {

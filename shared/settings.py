@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.store import Limits
+from shared.limits import Limits
 
 
 class Settings(BaseSettings):

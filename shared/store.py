@@ -6,7 +6,6 @@ same answer, and does nothing more, when it is called a second time. What cannot
 
 import asyncio
 import hashlib
-import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from shared import keys
 from shared.errors import Problem, StoreUnavailable
 from shared.events import START, Cursor, read_logged
 from shared.jobs import Page, Snapshot, read_snapshot
+from shared.limits import Limits
 from shared.pipeline import SILENCE_S, Argument, Pipeline
 
 SCRIPTS = (
@@ -51,31 +51,6 @@ class Script:
 def load_scripts() -> dict[str, Script]:
     texts = {name: script_text(name) for name in SCRIPTS}
     return {name: Script(name, text, hashlib.sha1(text.encode()).hexdigest()) for name, text in texts.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a store accepts and keeps. Times in seconds."""
-
-    queue_depth: int = 100_000
-    owner_in_flight: int = 10_000
-    log_events: int = 1_000_000
-    log_bytes: int = 256 * 1024 * 1024
-    keep_s: float = 3600
-    life_s: float = 86_400
-    submit_rate: float = 0
-    submit_burst: int = 100
-    fair_window: int = 20
-
-    def rate_headers(self, tokens: int) -> dict[str, str]:
-        """How much more may be submitted (draft-ietf-httpapi-ratelimit-headers); none where there is no limit (-1)."""
-        if not self.submit_rate or tokens < 0:
-            return {}
-        window = math.ceil(self.submit_burst / self.submit_rate)
-        return {
-            "RateLimit-Policy": f'"submit";q={self.submit_burst};w={window}',
-            "RateLimit": f'"submit";r={tokens};t={math.ceil(1 / self.submit_rate)}',
-        }
 
 
 @dataclass(frozen=True, slots=True)

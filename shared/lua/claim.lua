@@ -24,10 +24,6 @@ local function adopt(id, lane, body)
   return job
 end
 
-local function fail(job, code, message)
-  close(job, 'failed', '{"error":' .. cjson.encode({ code = code, message = message }) .. '}', keep)
-end
-
 -- Delayed jobs that are due join the line, all that are met before any is taken: one by one they would find the front
 -- empty each time, and a flood of them would stand before everybody.
 local function join_line(lane)
@@ -74,7 +70,8 @@ local function take(id, lane)
   if job.turn == 'late' then join_line(lane) return false end
   local lost = job.status == 'running'   -- its lease ran out
   if lost and tonumber(job.attempt) >= limit then
-    return fail(job, 'attempts_exhausted', 'The worker of attempt ' .. job.attempt .. ' of ' .. limit .. ' was lost.')
+    return close(job, 'failed', '{"error":{"code":"attempts_exhausted","message":"The worker of attempt ' .. job.attempt
+      .. ' of ' .. limit .. ' was lost."}}', keep)
   end
   -- The time keeps tokens apart when the store has come back with older data, in which the count is lower.
   local token = string.match(job.token or '0', '^%d+') + 1 .. '-' .. now

@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 import redis.asyncio as redis
 
-from shared.store import Limits, Store
+from shared.limits import Limits
+from shared.store import Store
 from tests.integration.rpc import Rpc, rpc
 from tests.processes import Process, Processes
 

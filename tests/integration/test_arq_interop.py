@@ -14,7 +14,8 @@ from arq.connections import ArqRedis, RedisSettings, create_pool
 from arq.jobs import Job, ResultNotFound, SerializationError
 from arq.worker import Worker, func
 
-from shared.store import Limits, Store
+from shared.limits import Limits
+from shared.store import Store
 from tests.integration.conftest import ANALYSES, Stack, database
 from tests.integration.jobs import a_job, snapshot, types
 from tests.integration.rpc import Rpc

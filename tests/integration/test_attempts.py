@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from shared.store import Claimed, LeaseLost, Limits, LogFull, Store
+from shared.limits import Limits
+from shared.store import Claimed, LeaseLost, LogFull, Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import (
     SHORT_S,

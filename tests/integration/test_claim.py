@@ -6,7 +6,8 @@ import json
 import pytest
 
 from shared.keys import PRIORITIES
-from shared.store import Limits, Store
+from shared.limits import Limits
+from shared.store import Store
 from tests.integration.conftest import Client, database
 from tests.integration.jobs import (
     SHORT_S,

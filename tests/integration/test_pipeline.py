@@ -11,8 +11,9 @@ import pytest
 
 from shared.embedded import free_port
 from shared.errors import StoreUnavailable
+from shared.limits import Limits
 from shared.pipeline import Pipeline, shown
-from shared.store import Limits, Store
+from shared.store import Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, running
 from tests.processes import Process, Processes, until

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from shared.errors import Problem
-from shared.store import Limits, Store
+from shared.limits import Limits
+from shared.store import Store
 from tests.integration.jobs import a_job, claim, events, everything, running, snapshot
 from tests.processes import until
 
