@@ -22,7 +22,11 @@ ENDS = ("succeeded", "failed", "cancelled")
 
 
 class Witness:
-    """One `millstream.v1` socket. `events` holds what came, by job; `notices` holds the other notifications."""
+    """One `millstream.v1` socket. `events` holds what came, by job; `notices` holds the other notifications.
+
+    The reply to a `job.attach` or `job.detach` begins a job's events anew, before anything that came after it is read:
+    who awaits the reply may run when more has been read with it.
+    """
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
@@ -30,7 +34,7 @@ class Witness:
         self.notices: list[Json] = []
         self.running: set[str] = set()  # jobs whose end has not come
         self._ids = count(1)
-        self._replies: dict[int, asyncio.Future[Json]] = {}
+        self._replies: dict[int, tuple[asyncio.Future[Json], str | None]] = {}  # with the job that it begins anew
         self._news = asyncio.Event()
 
     async def read(self) -> None:
@@ -38,13 +42,16 @@ class Witness:
             async for frame in self.socket:
                 self._receive(json.loads(frame))
                 self._news.set()
-        for reply in self._replies.values():
+        for reply, _ in self._replies.values():
             reply.cancel()
         self._news.set()
 
     def _receive(self, message: Json) -> None:
         if "id" in message:
-            self._replies.pop(message["id"]).set_result(message)
+            reply, anew = self._replies.pop(message["id"])
+            if anew and "result" in message:
+                self.events.pop(anew, None)
+            reply.set_result(message)
         elif message["method"] == "job.event":
             event = message["params"]
             self.events.setdefault(event["job"], []).append(event)
@@ -56,10 +63,10 @@ class Witness:
     async def request(self, method: str, **params: Any) -> Json:
         """The whole reply, be it a result or an error."""
         id = next(self._ids)
-        reply = self._replies[id] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        self._replies[id] = reply, params["job"] if method in ("job.attach", "job.detach") else None
         await self.socket.send(json.dumps({"jsonrpc": "2.0", "id": id, "method": method, "params": params}))
-        message: Json = await reply
-        return message
+        return await reply
 
     async def call(self, method: str, **params: Any) -> Any:
         reply = await self.request(method, **params)
