@@ -11,9 +11,10 @@ When `http.response.start` was sent before, the head of the answer is not sent a
 from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from api.backpressure import ClientGone, drained
 from api.pagecache import Cut, read
 from api.representations import Answer
-from api.zerocopy import ClientGone, copy, drained
+from api.zerocopy import copy
 
 ANSWER = "millstream.answer"
 SMALL = 32 * 1024  # up to here one read and one write, with the head, beat sendfile

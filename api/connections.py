@@ -25,8 +25,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request as Handshake
 
 from api.answering import ANSWER, answer
+from api.backpressure import ClientGone
 from api.corked import Corked
-from api.zerocopy import ClientGone
 
 CONNECTION = "millstream.connection"
 NO_TOKEN = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")  # RFC 9110 §5.6.2

@@ -18,6 +18,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.backpressure import ClientGone
 from api.conditions import State, Validators, range_applies, refused
 from api.digests import Digests, field, wants_sha256
 from api.negotiation import most_wanted, weights
@@ -28,7 +29,6 @@ from api.representations import Answer, Representation, media_type, representati
 from api.sending import Traffic, connection, send_answer, until_left
 from api.settings import ApiSettings
 from api.uploads import Uploads
-from api.zerocopy import ClientGone
 from shared.apikeys import Keys
 from shared.beneath import Directory, NotServed, Opened
 from shared.errors import Problem

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.zerocopy import ClientGone
+from api.backpressure import ClientGone
 from shared.errors import ENDS, KINDS, Problem, pointer
 
 log = structlog.get_logger("millstream.api")

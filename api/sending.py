@@ -9,11 +9,11 @@ from time import monotonic
 from starlette.types import Receive, Scope, Send
 
 from api.answering import ANSWER
+from api.backpressure import ClientGone
 from api.connections import CONNECTION
 from api.corked import Corked
 from api.pagecache import blocks
 from api.representations import Answer
-from api.zerocopy import ClientGone
 
 
 @dataclass(slots=True)

@@ -259,6 +259,21 @@ async def test_more_streams_than_the_limit_are_told_to_come_back(stack: Stack, a
         await until(room, what="room for another stream")
 
 
+async def test_only_an_answer_that_sends_the_file_counts_as_a_stream(stack: Stack, api: Process) -> None:
+    (stack.data / "counted.txt").write_bytes(b"0123456789")
+    async with web(api) as http:
+        before = (await http.get("/streams")).json()
+        etag = (await http.head("/files/counted.txt")).headers["etag"]
+        assert (await http.get("/files/counted.txt", headers={"If-None-Match": etag})).status_code == 304
+        assert (await http.get("/files/counted.txt", headers={"If-Match": '"other"'})).status_code == 412
+        assert (await http.get("/files/counted.txt", headers={"Range": "bytes=10-"})).status_code == 416
+        seen = (await http.get("/streams")).json()
+        assert (seen["streams"], seen["bytes_sent"]) == (before["streams"], before["bytes_sent"])
+        assert (await http.get("/files/counted.txt", headers={"Range": "bytes=1-2"})).content == b"12"
+        seen = (await http.get("/streams")).json()
+        assert (seen["streams"], seen["bytes_sent"]) == (before["streams"] + 1, before["bytes_sent"] + 2)
+
+
 async def test_a_followed_file_is_sent_as_it_grows_until_it_is_gone(stack: Stack, api: Process) -> None:
     path = stack.data / "app.log"
     path.write_bytes(b"0123456789")

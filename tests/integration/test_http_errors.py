@@ -45,7 +45,8 @@ async def test_what_the_framework_refuses_is_a_problem_too(
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.headers
     document = answer.json()
     assert (document["type"], document["status"]) == ("about:blank", status)
-    assert document["title"]
+    assert document["instance"] == path.replace("%2e%2e", "..")
+    assert document["detail"].startswith(document["title"])
     assert (status == 405) == ("allow" in answer.headers)
 
 

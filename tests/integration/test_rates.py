@@ -48,7 +48,12 @@ async def limited(
         "MILLSTREAM_SUBMIT_RATE": str(RATE),
         "MILLSTREAM_SUBMIT_BURST": str(BURST),
     }
-    few = {"MILLSTREAM_OWNER_IN_FLIGHT": str(IN_FLIGHT), "MILLSTREAM_QUEUE_DEPTH": str(DEPTH)}
+    few = {
+        "MILLSTREAM_OWNER_IN_FLIGHT": str(IN_FLIGHT),
+        "MILLSTREAM_QUEUE_DEPTH": str(DEPTH),
+        "MILLSTREAM_SUBMIT_RATE": "1000",
+        "MILLSTREAM_SUBMIT_BURST": "1000",
+    }
     *apis, worker = await asyncio.gather(
         processes.api(store, None, **settings),
         processes.api(store, None, **settings),
@@ -115,6 +120,7 @@ async def test_an_owners_jobs_in_flight_and_a_queues_depth_are_limited(limited: 
         answer = await http.post("/jobs", json=later)
         assert problem(answer, "too_many_in_flight")["detail"].startswith(str(IN_FLIGHT))
         assert answer.headers["retry-after"]
+        assert answer.headers["ratelimit"].startswith('"submit";r=')
         assert (await http.delete(f"/jobs/{jobs[0]}")).status_code == 202
         jobs[0] = await submit(http, "process", {"text": "x"}, **LATER)
 
@@ -124,6 +130,7 @@ async def test_an_owners_jobs_in_flight_and_a_queues_depth_are_limited(limited: 
         answer = await fay.post("/jobs", json=later)
         problem(answer, "queue_full")
         assert answer.headers["retry-after"]
+        assert answer.headers["ratelimit"].startswith('"submit";r=')
         assert (await fay.post("/jobs", json={**later, "priority": "low"})).status_code == 202, "another lane has room"
         listed = (await fay.get("/jobs", params={"status": "queued"})).json()
         for job in (*jobs, *(snapshot["job"] for snapshot in listed)):

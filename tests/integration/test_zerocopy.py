@@ -253,7 +253,9 @@ async def test_a_client_that_leaves_in_the_middle_is_no_error(data: Path, caplog
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_tls_and_other_protocols_fall_back_to_blocks(data: Path, tmp_path: Path) -> None:
+async def test_tls_and_other_protocols_fall_back_to_blocks(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     making = await asyncio.create_subprocess_exec(
         "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
         "-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem"), stderr=asyncio.subprocess.DEVNULL,
@@ -266,6 +268,7 @@ async def test_tls_and_other_protocols_fall_back_to_blocks(data: Path, tmp_path:
             await check(url)
             await leave_stall_and_cut(url, data)
         assert seen.offered == {False}
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_test_client_without_a_server_gets_the_same(data: Path) -> None:

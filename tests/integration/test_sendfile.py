@@ -1,0 +1,187 @@
+"""What sendfile must mind on a connection that others write to, leave, and share the loop with."""
+
+import asyncio
+import os
+import random
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from api import zerocopy
+from api.answering import ANSWER
+from api.connections import CONNECTION, Connections
+from api.ranges import Span
+from api.representations import Answer
+from tests.integration.serving import serving
+from tests.processes import until
+
+SIZE = 3 * 1024 * 1024 + 5
+CONTENT = random.Random(5).randbytes(SIZE)
+ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "file.bin"
+    path.write_bytes(CONTENT)
+    return path
+
+
+async def send_whole(send: Send, path: Path, size: int = SIZE) -> None:
+    answer = Answer(200, b"content-length: %d\r\n" % size, (Span(0, size),))
+    with path.open("rb") as file:
+        await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": lambda count: None})
+
+
+def port(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_what_the_transport_still_holds_goes_before_the_file(path: Path, loop: str) -> None:
+    """Less than makes it say that it is full: the end of an answer before, to a client that only now reads on."""
+    client = socket.socket()
+    written = received = b""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal written, received
+        transport: Any = scope["extensions"][CONNECTION]
+        written = b""
+        while not transport.get_write_buffer_size():
+            written += b"x" * 1000
+            transport.write(b"x" * 1000)
+            transport.flush()
+        assert transport.get_write_buffer_size() < transport.get_write_buffer_limits()[1]
+        client.setblocking(True)
+        received = client.recv(len(written) // 2, socket.MSG_WAITALL)  # now the socket would take the file
+        client.setblocking(False)
+        await send_whole(send, path)
+
+    async for url in serving(Connections(app, stall_s=10), http="httptools", loop=loop):
+        client.setblocking(False)
+        running = asyncio.get_running_loop()
+        with client:
+            await running.sock_connect(client, ("127.0.0.1", port(url)))
+            for _ in range(2):  # the second answer tells that the connection is in order
+                received = b""
+                await running.sock_sendall(client, ASK)
+
+                async def begun() -> bool:
+                    return bool(received)
+
+                await until(begun, what="the answer to begin")
+                while not received.endswith(CONTENT[-100:]):
+                    received += await asyncio.wait_for(running.sock_recv(client, 1024 * 1024), 10)
+                before, _, body = received.partition(b"HTTP/1.1 200 ")
+                assert before == written
+                assert body.partition(b"\r\n\r\n")[2] == CONTENT
+
+
+async def test_a_descriptor_that_has_become_anothers_gets_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client leaves while a window is read from a cold disk, and its socket's number is given to a file."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow_disk(file: int, offset: int, count: int) -> None:
+        reading.set()
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(zerocopy, "cached", lambda *_: False)
+    monkeypatch.setattr(zerocopy, "read_ahead", slow_disk)
+    number = -1
+    ended = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal number
+        number = scope["extensions"][CONNECTION].get_extra_info("socket").fileno()
+        try:
+            await send_whole(send, path)
+        finally:
+            ended.set()
+
+    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+        _, writer = await asyncio.open_connection("127.0.0.1", port(url))
+        writer.write(ASK)
+        assert await asyncio.to_thread(reading.wait, 10)
+        writer.transport.abort()
+
+        async def closed() -> bool:
+            with suppress(OSError):
+                os.fstat(number)
+                return False
+            return True
+
+        await until(closed, what="the server to close the socket")
+        other = os.open(tmp_path / "other", os.O_CREAT | os.O_WRONLY)
+        os.dup2(other, number)
+        go_on.set()
+        await asyncio.wait_for(ended.wait(), 10)
+        os.close(other)
+        if number != other:
+            os.close(number)
+    assert (tmp_path / "other").read_bytes() == b""
+
+
+async def test_what_is_not_in_the_page_cache_is_read_ahead_in_a_thread_window_by_window(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[int, int]] = []
+    threads = set()
+
+    def read_ahead(file: int, offset: int, count: int) -> None:
+        read.append((offset, count))
+        threads.add(threading.current_thread())
+
+    monkeypatch.setattr(zerocopy, "cached", lambda *_: False)
+    monkeypatch.setattr(zerocopy, "read_ahead", read_ahead)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send_whole(send, path)
+
+    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
+        writer.write(ASK)
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(SIZE) == CONTENT
+        writer.close()
+    assert threading.main_thread() not in threads
+    assert {count for _, count in read} <= set(range(1, zerocopy.WINDOW + 1))
+    assert [offset for offset, _ in read] == sorted(offset for offset, _ in read)
+    covered = 0
+    for offset, count in read:
+        assert offset <= covered, "nothing is sent that was not looked at"
+        covered = max(covered, offset + count)
+    assert covered == SIZE
+
+
+async def test_streams_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clients that take all that comes: the later one does not wait for the end of the other's file."""
+    huge = 10_000 * zerocopy.WINDOW
+    os.truncate(path, huge)
+    order: list[str] = []
+    monkeypatch.setattr(zerocopy, "cached", lambda *_: True)
+    monkeypatch.setattr(os, "sendfile", lambda out, file, offset, count: count)  # the fastest client there is
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        order.append(f"{scope['path']} begins")
+        await send_whole(send, path, huge)
+        order.append(f"{scope['path']} ends")
+
+    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+        clients = [await asyncio.open_connection("127.0.0.1", port(url)) for _ in range(2)]
+        for n, (_, writer) in enumerate(clients):
+            writer.write(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n)
+
+        async def all_ended() -> bool:
+            return len(order) == 4
+
+        await until(all_ended, what="both to end")
+        for _, writer in clients:
+            writer.close()
+    assert [step.partition(" ")[2] for step in order] == ["begins", "begins", "ends", "ends"]
