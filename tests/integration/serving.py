@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from contextlib import asynccontextmanager
+from typing import Any
 
 import uvicorn
 
@@ -10,19 +11,22 @@ from shared.embedded import free_port
 from tests.processes import until
 
 
-async def serving(app: object, **settings: object) -> AsyncIterator[str]:
+@asynccontextmanager
+async def serving(app: object, **settings: Any) -> AsyncIterator[str]:
+    """Its address. The app has a thread and an event loop of its own: uvloop's, as in earnest, unless `loop` says
+    "asyncio". What uvicorn logs reaches the root logger, and so a test's caplog.
+    """
     port = free_port()
-    # No log_config: what uvicorn logs reaches the root logger, and so a test's caplog.
-    quiet = {"log_level": "warning", "log_config": None, "lifespan": "off"}
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, **quiet, **settings)  # type: ignore[arg-type]
-    server = uvicorn.Server(config)
-    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
-    running = asyncio.create_task(server.serve())
+    ours = {"http": "httptools", "loop": "uvloop", "log_level": "warning", "log_config": None, "lifespan": "off"}
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **(ours | settings)))
+    running = asyncio.create_task(asyncio.to_thread(server.run))
 
     async def started() -> bool:
         return server.started
 
-    await until(started, what="the server to start")
-    yield f"{'https' if 'ssl_certfile' in settings else 'http'}://127.0.0.1:{port}"
-    server.should_exit = True
-    await running
+    try:
+        await until(started, what="the server to start")
+        yield f"{'https' if 'ssl_certfile' in settings else 'http'}://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await running

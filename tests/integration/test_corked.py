@@ -1,6 +1,7 @@
 """What is written in one tick of the loop leaves as one write, and nothing waits longer than that."""
 
 import asyncio
+import threading
 from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
 from typing import Any
 
@@ -36,13 +37,13 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def test_headers_and_a_small_body_leave_together(written: list[str]) -> None:
     sizes = {"/small": 5, "/empty": 0, "/parts": 10, "/edge": MOST, "/large": MOST + 1, "/later": 5}
-    later = asyncio.Event()
+    later = threading.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path, headers = scope["path"], [(b"content-length", str(sizes[scope["path"]]).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         if path == "/later":
-            await asyncio.wait_for(later.wait(), 10)
+            assert await asyncio.to_thread(later.wait, 10)
         for _ in range(2 if path == "/parts" else 1):
             body = b"x" * (sizes[path] // (2 if path == "/parts" else 1))
             await send({"type": "http.response.body", "body": body, "more_body": path == "/parts"})
@@ -50,7 +51,7 @@ async def test_headers_and_a_small_body_leave_together(written: list[str]) -> No
             await send({"type": "http.response.body", "body": b""})
 
     expected = {"/small": ["hb"], "/empty": ["h"], "/parts": ["hb", "b"], "/edge": ["hb"], "/large": ["h", "b"]}
-    async for url in serving(Connections(app, stall_s=10), http="httptools", loop="asyncio"):
+    async with serving(Connections(app, stall_s=10), loop="asyncio") as url:
         async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
             for path, as_what in expected.items():
                 for connection in ("keep-alive", "close"):
@@ -82,7 +83,7 @@ async def test_messages_of_one_tick_leave_together_and_a_close_behind_them(writt
         await send({"type": "websocket.close", "code": 1012})
 
     plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False}
-    async for url in serving(Connections(app, stall_s=10), loop="asyncio", **plain):
+    async with serving(Connections(app, stall_s=10), loop="asyncio", **plain) as url:
         async with connect(url.replace("http", "ws"), proxy=None) as socket:
             assert [await socket.recv() for _ in range(3)] == ["message 1", "message 2", "message 3"]
             assert written == ["hb"], "with the handshake"
@@ -105,7 +106,7 @@ async def test_a_connection_has_one_stand_in_for_all_its_requests_and_each_begin
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+    async with serving(Connections(app, stall_s=10)) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         for pipelined in (1, 3, 1):
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * pipelined)
@@ -128,7 +129,7 @@ async def test_a_connection_that_was_asked_over_http_can_become_a_socket() -> No
         await send({"type": "websocket.close"})
 
     plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False}
-    async for url in serving(Connections(app, stall_s=10), http="httptools", **plain):
+    async with serving(Connections(app, stall_s=10), **plain) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")

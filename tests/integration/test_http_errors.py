@@ -110,12 +110,11 @@ async def test_what_nobody_thought_of_is_a_problem_without_a_traceback(
 
     monkeypatch.setattr(Directory, "open_cached", fail)
     app = with_files(create_app(ApiSettings(data_dir=tmp_path, cors_origins="https://app.example")))
-    async for url in serving(app, http="httptools"):
-        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
-            answer = await http.get("/files/f", headers={"Origin": "https://app.example"})
-            problem(answer, "internal_error")
-            assert "secret" not in answer.text
-            assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        answer = await http.get("/files/f", headers={"Origin": "https://app.example"})
+        problem(answer, "internal_error")
+        assert "secret" not in answer.text
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
 
 
 NO_JSON = [

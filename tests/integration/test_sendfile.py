@@ -47,6 +47,7 @@ async def test_what_the_transport_still_holds_goes_before_the_file(path: Path, l
     """Less than makes it say that it is full: the end of an answer before, to a client that only now reads on."""
     client = socket.socket()
     written = received = b""
+    begun = threading.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal written, received
@@ -60,21 +61,18 @@ async def test_what_the_transport_still_holds_goes_before_the_file(path: Path, l
         client.setblocking(True)
         received = client.recv(len(written) // 2, socket.MSG_WAITALL)  # now the socket would take the file
         client.setblocking(False)
+        begun.set()
         await send_whole(send, path)
 
-    async for url in serving(Connections(app, stall_s=10), http="httptools", loop=loop):
+    async with serving(Connections(app, stall_s=10), loop=loop) as url:
         client.setblocking(False)
         running = asyncio.get_running_loop()
         with client:
             await running.sock_connect(client, ("127.0.0.1", port(url)))
             for _ in range(2):  # the second answer tells that the connection is in order
-                received = b""
                 await running.sock_sendall(client, ASK)
-
-                async def begun() -> bool:
-                    return bool(received)
-
-                await until(begun, what="the answer to begin")
+                assert await asyncio.to_thread(begun.wait, 10)
+                begun.clear()
                 while not received.endswith(CONTENT[-100:]):
                     received += await asyncio.wait_for(running.sock_recv(client, 1024 * 1024), 10)
                 before, _, body = received.partition(b"HTTP/1.1 200 ")
@@ -95,7 +93,7 @@ async def test_a_descriptor_that_has_become_anothers_gets_nothing(
     monkeypatch.setattr(zerocopy, "cached", lambda *_: False)
     monkeypatch.setattr(zerocopy, "read_ahead", slow_disk)
     number = -1
-    ended = asyncio.Event()
+    ended = threading.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal number
@@ -105,7 +103,7 @@ async def test_a_descriptor_that_has_become_anothers_gets_nothing(
         finally:
             ended.set()
 
-    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+    async with serving(Connections(app, stall_s=10)) as url:
         _, writer = await asyncio.open_connection("127.0.0.1", port(url))
         writer.write(ASK)
         assert await asyncio.to_thread(reading.wait, 10)
@@ -121,7 +119,7 @@ async def test_a_descriptor_that_has_become_anothers_gets_nothing(
         other = os.open(tmp_path / "other", os.O_CREAT | os.O_WRONLY)
         os.dup2(other, number)
         go_on.set()
-        await asyncio.wait_for(ended.wait(), 10)
+        assert await asyncio.to_thread(ended.wait, 10)
         os.close(other)
         if number != other:
             os.close(number)
@@ -132,7 +130,8 @@ async def test_what_is_not_in_the_page_cache_is_read_ahead_in_a_thread_window_by
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[tuple[int, int]] = []
-    threads = set()
+    threads: set[threading.Thread] = set()
+    loops: set[threading.Thread] = set()
 
     def read_ahead(file: int, offset: int, count: int) -> None:
         read.append((offset, count))
@@ -142,15 +141,16 @@ async def test_what_is_not_in_the_page_cache_is_read_ahead_in_a_thread_window_by
     monkeypatch.setattr(zerocopy, "read_ahead", read_ahead)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        loops.add(threading.current_thread())
         await send_whole(send, path)
 
-    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+    async with serving(Connections(app, stall_s=10)) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
         writer.write(ASK)
         await reader.readuntil(b"\r\n\r\n")
         assert await reader.readexactly(SIZE) == CONTENT
         writer.close()
-    assert threading.main_thread() not in threads
+    assert threads.isdisjoint(loops)
     assert {count for _, count in read} <= set(range(1, zerocopy.WINDOW + 1))
     assert [offset for offset, _ in read] == sorted(offset for offset, _ in read)
     covered = 0
@@ -173,7 +173,7 @@ async def test_streams_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -
         await send_whole(send, path, huge)
         order.append(f"{scope['path']} ends")
 
-    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+    async with serving(Connections(app, stall_s=10)) as url:
         clients = [await asyncio.open_connection("127.0.0.1", port(url)) for _ in range(2)]
         for n, (_, writer) in enumerate(clients):
             writer.write(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n)

@@ -68,9 +68,8 @@ async def test_what_the_wrapper_finds_behind_send_is_uvicorns_cycle(data: Path) 
         found.append(cycle.transport.get_extra_info("socket").fileno() > 0)
         await send({"type": "http.response.body", "body": b"hello"})
 
-    async for url in serving(app, http="httptools"):
-        async with httpx.AsyncClient(trust_env=False) as http:
-            assert (await http.get(url)).content == b"hello"
+    async with serving(app) as url, httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.get(url)).content == b"hello"
     assert found == [0, 5, False, "GET", True]
 
 
@@ -164,7 +163,7 @@ async def test_an_answer_in_one_message_reads_as_one_of_uvicorns(data: Path, loo
         body = b"ab" + CONTENT[50:200_050] + b"c" + CONTENT[7:207]
         await send({"type": "http.response.body", "body": body})
 
-    async for url in serving(Connections(app, stall_s=10), http="httptools", loop=loop, date_header=False):
+    async with serving(Connections(app, stall_s=10), loop=loop, date_header=False) as url:
         seen = []
         for path in ("/two", "/one"):
             reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
@@ -191,7 +190,7 @@ async def test_an_answer_whose_file_is_shorter_by_now_ends_its_connection(
         with (data / "big.bin").open("rb") as file:
             await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": lambda count: None})
 
-    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+    async with serving(Connections(app, stall_s=10)) as url:
         for path, span in wanted.items():
             reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
             writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -213,7 +212,7 @@ async def test_an_answer_begun_before_goes_on_without_its_head(data: Path) -> No
         with (data / "big.bin").open("rb") as file:
             await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": lambda count: None})
 
-    async for url in serving(Connections(app, stall_s=10), http="httptools"):
+    async with serving(Connections(app, stall_s=10)) as url:
         async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
             for _ in range(2):
                 got = await http.get("/")
@@ -235,7 +234,7 @@ def open_here(path: Path) -> int:
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_plain_connections_of_uvicorn_are_zero_copy(data: Path, loop: str) -> None:
     seen = Seen(data)
-    async for url in serving(Connections(seen, stall_s=1), http="httptools", loop=loop):
+    async with serving(Connections(seen, stall_s=1), loop=loop) as url:
         await check(url)
         await leave_stall_and_cut(url, data)
     assert seen.offered == {True}
@@ -244,7 +243,7 @@ async def test_plain_connections_of_uvicorn_are_zero_copy(data: Path, loop: str)
 async def test_a_client_that_leaves_in_the_middle_is_no_error(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     (data / "big.bin").write_bytes(bytes(60 * 1024 * 1024))
     seen = Seen(data)
-    async for url in serving(Connections(seen, stall_s=10), http="httptools"):
+    async with serving(Connections(seen, stall_s=10)) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=4096)
         writer.write(b"GET /files/big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
@@ -266,14 +265,14 @@ async def test_tls_and_other_protocols_fall_back_to_blocks(
     )  # fmt: skip
     assert await making.wait() == 0
     tls = {"ssl_certfile": str(tmp_path / "cert.pem"), "ssl_keyfile": str(tmp_path / "key.pem")}
-    for settings in ({"http": "httptools", **tls}, {"http": "h11"}):
+    for settings in (tls, tls | {"loop": "asyncio"}, {"http": "h11"}):
         seen = Seen(data)
-        async for url in serving(Connections(seen, stall_s=10), **settings):
+        async with serving(Connections(seen, stall_s=10), **settings) as url:
             await check(url)
             await leave_stall_and_cut(url, data)
         assert seen.offered == {False}
         # uvicorn closes, in words of its own, where it does not show its connection.
-        told = {"ASGI callable returned without completing response."} if settings["http"] == "h11" else set()
+        told = {"ASGI callable returned without completing response."} if "http" in settings else set()
         assert errors(caplog) <= told
 
 
