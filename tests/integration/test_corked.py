@@ -51,22 +51,24 @@ async def test_headers_and_a_small_body_leave_together(written: list[str]) -> No
             await send({"type": "http.response.body", "body": b""})
 
     expected = {"/small": ["hb"], "/empty": ["h"], "/parts": ["hb", "b"], "/edge": ["hb"], "/large": ["h", "b"]}
-    async with serving(Connections(app, stall_s=10), loop="asyncio") as url:
-        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
-            for path, as_what in expected.items():
-                for connection in ("keep-alive", "close"):
-                    written.clear()
-                    assert (await http.get(path, headers={"Connection": connection})).content == b"x" * sizes[path]
-                    assert written == as_what, path
-            written.clear()
-            assert (await http.head("/small")).headers["content-length"] == "5"
-            assert written == ["h"]
-            written.clear()
-            async with http.stream("GET", "/later") as answer:
-                assert (answer.status_code, written) == (200, ["h"]), "headers wait for no body"
-                later.set()
-                assert await answer.aread() == b"xxxxx"
-            assert written == ["h", "b"]
+    async with (
+        serving(Connections(app, stall_s=10), loop="asyncio") as url,
+        httpx.AsyncClient(base_url=url, trust_env=False) as http,
+    ):
+        for path, as_what in expected.items():
+            for connection in ("keep-alive", "close"):
+                written.clear()
+                assert (await http.get(path, headers={"Connection": connection})).content == b"x" * sizes[path]
+                assert written == as_what, path
+        written.clear()
+        assert (await http.head("/small")).headers["content-length"] == "5"
+        assert written == ["h"]
+        written.clear()
+        async with http.stream("GET", "/later") as answer:
+            assert (answer.status_code, written) == (200, ["h"]), "headers wait for no body"
+            later.set()
+            assert await answer.aread() == b"xxxxx"
+        assert written == ["h", "b"]
 
 
 async def test_messages_of_one_tick_leave_together_and_a_close_behind_them(written: list[str]) -> None:
@@ -83,16 +85,18 @@ async def test_messages_of_one_tick_leave_together_and_a_close_behind_them(writt
         await send({"type": "websocket.close", "code": 1012})
 
     plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False}
-    async with serving(Connections(app, stall_s=10), loop="asyncio", **plain) as url:
-        async with connect(url.replace("http", "ws"), proxy=None) as socket:
-            assert [await socket.recv() for _ in range(3)] == ["message 1", "message 2", "message 3"]
-            assert written == ["hb"], "with the handshake"
-            written.clear()
-            await socket.send("go on")
-            assert [await socket.recv() for _ in range(many)] == ["message" + "." * 1000] * many
-            assert (3 <= len(written) < 6, sum(map(len, written))) == (True, many), "bounded, and complete"
-            await socket.wait_closed()
-            assert socket.close_code == 1012
+    async with (
+        serving(Connections(app, stall_s=10), loop="asyncio", **plain) as url,
+        connect(url.replace("http", "ws"), proxy=None) as socket,
+    ):
+        assert [await socket.recv() for _ in range(3)] == ["message 1", "message 2", "message 3"]
+        assert written == ["hb"], "with the handshake"
+        written.clear()
+        await socket.send("go on")
+        assert [await socket.recv() for _ in range(many)] == ["message" + "." * 1000] * many
+        assert (3 <= len(written) < 6, sum(map(len, written))) == (True, many), "bounded, and complete"
+        await socket.wait_closed()
+        assert socket.close_code == 1012
 
 
 async def test_a_connection_has_one_stand_in_for_all_its_requests_and_each_begins_untimed() -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,11 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-async def send_whole(send: Send, path: Path, size: int = SIZE) -> None:
+async def send_whole(send: Send, path: Path, told: Callable[[int], object] = lambda count: None) -> None:
+    size = path.stat().st_size
     answer = Answer(200, b"content-length: %d\r\n" % size, (Span(0, size),))
     with path.open("rb") as file:
-        await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": lambda count: None})
+        await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": told})
 
 
 def port(url: str) -> int:
@@ -161,27 +163,32 @@ async def test_what_is_not_in_the_page_cache_is_read_ahead_in_a_thread_window_by
 
 
 async def test_streams_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two clients that take all that comes: the later one does not wait for the end of the other's file."""
-    huge = 10_000 * zerocopy.WINDOW
-    os.truncate(path, huge)
+    """Two clients that take all that comes: each gets a window in its turn."""
+    windows = 10
+    os.truncate(path, windows * zerocopy.WINDOW)
+    begun: set[str] = set()
     order: list[str] = []
     monkeypatch.setattr(zerocopy, "cached", lambda *_: True)
     monkeypatch.setattr(os, "sendfile", lambda out, file, offset, count: count)  # the fastest client there is
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        order.append(f"{scope['path']} begins")
-        await send_whole(send, path, huge)
-        order.append(f"{scope['path']} ends")
+        begun.add(scope["path"])
+
+        async def both_begun() -> bool:
+            return len(begun) == 2
+
+        await until(both_begun, what="both to begin")
+        await send_whole(send, path, lambda count: order.append(scope["path"]))
 
     async with serving(Connections(app, stall_s=10)) as url:
-        clients = [await asyncio.open_connection("127.0.0.1", port(url)) for _ in range(2)]
-        for n, (_, writer) in enumerate(clients):
+        writers = [(await asyncio.open_connection("127.0.0.1", port(url)))[1] for _ in range(2)]
+        for n, writer in enumerate(writers):
             writer.write(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n)
 
-        async def all_ended() -> bool:
-            return len(order) == 4
+        async def both_sent() -> bool:
+            return len(order) == 2 * windows
 
-        await until(all_ended, what="both to end")
-        for _, writer in clients:
+        await until(both_sent, what="both to be sent")
+        for writer in writers:
             writer.close()
-    assert [step.partition(" ")[2] for step in order] == ["begins", "begins", "ends", "ends"]
+    assert len(set(order[-4:])) == 2, "the first to begin does not keep the other waiting to its end"

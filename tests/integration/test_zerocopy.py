@@ -212,11 +212,13 @@ async def test_an_answer_begun_before_goes_on_without_its_head(data: Path) -> No
         with (data / "big.bin").open("rb") as file:
             await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": lambda count: None})
 
-    async with serving(Connections(app, stall_s=10)) as url:
-        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
-            for _ in range(2):
-                got = await http.get("/")
-                assert (got.headers["x-of-middleware"], got.content) == ("1", CONTENT[:100_000])
+    async with (
+        serving(Connections(app, stall_s=10)) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False) as http,
+    ):
+        for _ in range(2):
+            got = await http.get("/")
+            assert (got.headers["x-of-middleware"], got.content) == ("1", CONTENT[:100_000])
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> set[str]:
