@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from shared.embedded import free_port
 from tests.processes import until
 
 
 @asynccontextmanager
-async def serving(app: object, **settings: Any) -> AsyncIterator[str]:
+async def serving(app: ASGIApp, **settings: Any) -> AsyncIterator[str]:
     """Its address. The app has a thread and an event loop of its own: uvloop's, as in earnest, unless `loop` says
     "asyncio". What uvicorn logs reaches the root logger, and so a test's caplog.
     """

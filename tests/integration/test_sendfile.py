@@ -166,18 +166,17 @@ async def test_streams_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Two clients that take all that comes: each gets a window in its turn."""
     windows = 10
     os.truncate(path, windows * zerocopy.WINDOW)
-    begun: set[str] = set()
+    paths: list[str] = []
+    both_begun = asyncio.Event()
     order: list[str] = []
     monkeypatch.setattr(zerocopy, "cached", lambda *_: True)
     monkeypatch.setattr(os, "sendfile", lambda out, file, offset, count: count)  # the fastest client there is
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        begun.add(scope["path"])
-
-        async def both_begun() -> bool:
-            return len(begun) == 2
-
-        await until(both_begun, what="both to begin")
+        paths.append(scope["path"])
+        if len(paths) == 2:
+            both_begun.set()
+        await asyncio.wait_for(both_begun.wait(), 10)
         await send_whole(send, path, lambda count: order.append(scope["path"]))
 
     async with serving(Connections(app, stall_s=10)) as url:
