@@ -54,10 +54,11 @@ async def test_what_the_transport_still_holds_goes_before_the_file(path: Path, l
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal written, received
         transport: Any = scope["extensions"][CONNECTION]
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
         written = b""
         while not transport.get_write_buffer_size():
-            written += b"x" * 1000
-            transport.write(b"x" * 1000)
+            written += b"x" * 10_000
+            transport.write(b"x" * 10_000)
             transport.flush()
         assert transport.get_write_buffer_size() < transport.get_write_buffer_limits()[1]
         client.setblocking(True)
@@ -67,6 +68,7 @@ async def test_what_the_transport_still_holds_goes_before_the_file(path: Path, l
         await send_whole(send, path)
 
     async with serving(Connections(app, stall_s=10), loop=loop) as url:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
         client.setblocking(False)
         running = asyncio.get_running_loop()
         with client:
