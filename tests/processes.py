@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -23,6 +24,8 @@ from redis.exceptions import RedisError
 
 from shared.embedded import find_server, free_port
 from shared.keys import WORKERS
+
+START_S = 45  # what a process may take to start, on a machine that starts several at once
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, what: str, within_s: float = 15) -> float:
@@ -136,7 +139,7 @@ class Processes:
                 process.url = next((name for name in names if f"-{process.pid}-" in name), "")
                 return bool(process.url)
 
-            await until(announced, what=f"worker {process.pid} to announce itself")
+            await until(announced, what=f"worker {process.pid} to announce itself", within_s=START_S)
         return process
 
     async def answers(self, process: Process, path: str = "/readyz") -> None:
@@ -149,25 +152,18 @@ class Processes:
                 if process.url.startswith("redis"):
                     async with redis.Redis.from_url(process.url) as client:
                         return bool(await client.ping())
-                async with httpx.AsyncClient() as http:
-                    return (await http.get(f"{process.url}{path}")).status_code == 200
+                return (await http.get(f"{process.url}{path}")).status_code == 200
             except (RedisError, OSError, httpx.HTTPError):
                 return False
 
-        await until(answering, what=f"{process.url} to answer")
-
-
-def descriptors(api: Process) -> list[str]:
-    """What a process has open, by name."""
-    names = []
-    for link in Path(f"/proc/{api.pid}/fd").iterdir():
-        try:
-            names.append(str(link.readlink()))
-        except FileNotFoundError:
-            continue
-    return names
+        async with httpx.AsyncClient(trust_env=False) as http:
+            await until(answering, what=f"{process.url} to answer", within_s=START_S)
 
 
 def open_files(api: Process, path: Path) -> int:
     """How often a process has a file open."""
-    return descriptors(api).count(str(path))
+    found = 0
+    for link in Path(f"/proc/{api.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += str(link.readlink()) == str(path)
+    return found

@@ -28,11 +28,11 @@ WATCH = """job => {
 async def test_an_event_source_survives_a_restart_in_mid_stream(
     live: Live, browser: Browser, number: signal.Signals
 ) -> None:
+    page = await browser.new_page()
+    await page.goto(f"{live.api.url}/asyncapi")
     async with httpx.AsyncClient(base_url=live.api.url, trust_env=False) as http:
         asked = {"analysis": "count", "params": {"to": 300, "pause_s": 0.02}}
         job = (await http.post("/jobs", json=asked)).json()["job"]
-    page = await browser.new_page()
-    await page.goto(f"{live.api.url}/asyncapi")
     await page.evaluate(WATCH, job)
     await page.wait_for_function("window.seen.length > 50")
     live.api.signal(number)

@@ -74,11 +74,11 @@ async def test_a_worker_claims_from_its_own_queue_only(store: Store) -> None:
 
 
 async def test_a_delayed_job_is_claimed_when_it_is_due_and_a_worker_knows_when_that_is(store: Store) -> None:
-    await store.submit(a_job("later", delay_s=0.3))
+    await store.submit(a_job("later", delay_s=1))
     wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
     assert jobs == []
     assert wait is not None
-    assert 0.1 < wait <= 0.3
+    assert 0.1 < wait <= 1
     began = await store.pipeline.call("TIME")
     await claimed_again(store, "later")
     ended = await store.pipeline.call("TIME")
@@ -109,14 +109,14 @@ async def test_more_unknown_jobs_than_are_looked_past_do_not_hide_the_rest_for_e
     async def found() -> bool:
         return [job.id for job in await claim(store)] == ["z"]
 
-    await until(found, what="the job behind the unknown ones", within_s=5)
+    await until(found, what="the job behind the unknown ones")
     ids: set[str] = set()
 
     async def all_found() -> bool:
         ids.update(job.id for job in await claim(store, 1000, known=["b"]))
         return len(ids) == 450
 
-    await until(all_found, what="the unknown ones, for a worker that knows them", within_s=5)
+    await until(all_found, what="the unknown ones, for a worker that knows them")
 
 
 async def test_a_job_whose_lease_ran_out_is_run_again(store: Store) -> None:
@@ -143,16 +143,15 @@ async def test_a_job_whose_last_attempt_is_lost_fails_without_any_worker_asking_
 
 
 async def test_a_renewed_lease_does_not_run_out(store: Store) -> None:
-    job = await running(store, lease_s=0.3)
+    job = await running(store, lease_s=1.5)
+
+    async def partly_over() -> bool:
+        return int(await store.pipeline.call("PTTL", f"arq:in-progress:{job.id}")) < 1000
+
     for _ in range(4):
-        begin = await store.pipeline.call("PTTL", f"arq:in-progress:{job.id}")
-        assert await renew(store, "w", 0.3, job) == []
+        assert await renew(store, "w", 1.5, job) == []
         assert await claim(store, worker="w2") == []
-
-        async def half(ttl: int = begin) -> bool:
-            return int(await store.pipeline.call("PTTL", f"arq:in-progress:{job.id}")) < max(150, ttl // 2)
-
-        await until(half, what="half of the lease")
+        await until(partly_over, what="a part of the lease to be over")
     await store.finish(job, "succeeded", b'{"result":1}')
 
 
@@ -173,7 +172,7 @@ async def test_what_nobody_claims_ends_as_expired_too(valkey: Process, own_proce
 
 
 async def test_only_what_waited_too_long_is_ended_of_a_long_lane(store: Store, client: Client) -> None:
-    short = await Store(store.pipeline.url, name="short", limits=Limits(life_s=0.1)).open(10)
+    short = await Store(store.pipeline.url, name="short", limits=Limits(life_s=1)).open(10)
     held = await running(short)
     jobs = [a_job() for _ in range(1300)]
     dead = jobs[3:1100:7]

@@ -241,14 +241,14 @@ async def test_the_command_makes_lists_and_revokes_keys_of_a_running_server(guar
         async def status_is(wanted: int) -> bool:
             return (await http.get("/jobs")).status_code == wanted
 
-        await until(lambda: status_is(200), what="the new key to be known", within_s=5)
+        await until(lambda: status_is(200), what="the new key to be known")
         _, listed, _ = await millstream("keys", "list", MILLSTREAM_API_KEYS_FILE=str(guarded.file))
         (line,) = [line for line in listed.splitlines() if line.startswith(id)]
         assert line.split()[1:3] == ["zoe", "submit,read"]
         assert not any(secret.hash in listed for secret in read_keys(guarded.file))
         code, out, _ = await millstream("keys", "revoke", id, *file)
         assert (code, id in out) == (0, True)
-        await until(lambda: status_is(401), what="the revoked key to be refused", within_s=5)
+        await until(lambda: status_is(401), what="the revoked key to be refused")
         assert (await ann.get("/jobs")).status_code == 200
     code, _, err = await millstream("keys", "revoke", id, *file)
     assert (code, id in err) == (2, True)
@@ -270,12 +270,12 @@ async def test_a_file_that_is_half_written_changes_nothing_and_one_that_is_gone_
         while loop.time() < until_s:
             assert await status_is(ann, 200)
         write_keys(guarded.file, [key])
-        await until(lambda: status_is(yan, 200), what="the key of the new file", within_s=5)
+        await until(lambda: status_is(yan, 200), what="the key of the new file")
         assert await status_is(ann, 401)
         guarded.file.unlink()
-        await until(lambda: status_is(yan, 401), what="the file to be missed", within_s=5)
+        await until(lambda: status_is(yan, 401), what="the file to be missed")
         guarded.file.write_bytes(whole)
-        await until(lambda: status_is(ann, 200), what="the file to be back", within_s=5)
+        await until(lambda: status_is(ann, 200), what="the file to be back")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import hiredis
 import pytest
+import redis.asyncio as redis
 
 from shared.embedded import free_port
 from shared.errors import StoreUnavailable
@@ -42,12 +43,17 @@ async def test_calls_are_carried_out_and_answered_in_the_order_they_were_made(
     assert await client.lrange("list", 0, -1) == [b"%d" % number for number in range(1000)]
 
 
-async def test_calls_of_one_tick_leave_together(pipeline: Pipeline, client: Client) -> None:
+async def test_calls_of_one_tick_leave_together(own_processes: Processes) -> None:
+    store = await own_processes.store()  # which nobody else reads from
+    pipeline = await Pipeline(store.url, name="under-test").open(10)
+    client = redis.Redis.from_url(store.url)
     await pipeline.call("PING")
     before = (await client.info("stats"))["total_reads_processed"]
     await asyncio.gather(*(pipeline.call("PING") for _ in range(200)))
     after = (await client.info("stats"))["total_reads_processed"]
     assert after - before <= 5, "each read of the store's socket should bring many calls"
+    await client.aclose()
+    await pipeline.close()
 
 
 async def test_an_error_reply_is_that_calls_alone(pipeline: Pipeline) -> None:

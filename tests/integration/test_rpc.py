@@ -269,7 +269,7 @@ async def test_a_socket_that_attached_after_the_end_may_ask_for_the_events_by_th
         await client_rpc.call("job.submit", **request)
         return len(client_rpc.events(job)) > 2
 
-    await until(come_again, what="the events once more", within_s=5)
+    await until(come_again, what="the events once more")
 
 
 async def test_submitting_again_while_the_job_runs_disturbs_nothing(client_rpc: Rpc) -> None:

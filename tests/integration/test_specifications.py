@@ -228,8 +228,9 @@ async def use_everything(client: Rpc) -> list[tuple[str, Any]]:
     await submitted("report", {"count": 12}, key="specified")
     for after in ({}, {"after": "3-1"}):
         await client.call("job.detach", job=jobs[0])
+        before = client.types(jobs[0]).count("succeeded")
         answers.append(("job.attach", await client.call("job.attach", job=jobs[0], **after)))
-        await client.until(jobs[0], "succeeded", times=client.types(jobs[0]).count("succeeded") + 1)
+        await client.until(jobs[0], "succeeded", times=before + 1)
     answers.append(("job.detach", await client.call("job.detach", job=jobs[1])))
     return answers
 

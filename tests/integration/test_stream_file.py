@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.integration.conftest import Stack
-from tests.processes import until
+from tests.processes import open_files, until
 
 MIB = 1024 * 1024
 
@@ -128,10 +128,9 @@ async def test_a_file_that_is_cut_short_while_it_is_sent_ends_in_an_error_and_no
 async def test_a_client_that_leaves_frees_its_file(stack: Stack, data: Path) -> None:
     path = data / "left.bin"
     path.write_bytes(b"x" * (64 * MIB))
-    descriptors = Path(f"/proc/{stack.api.pid}/fd")
 
     async def closed() -> bool:
-        return not any(str(item.readlink()).endswith("left.bin") for item in descriptors.iterdir() if item.is_symlink())
+        return open_files(stack.api, path) == 0
 
     reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.api.url.rpartition(":")[2]), limit=64 * 1024)
     writer.write(b"GET /stream/file?path=left.bin HTTP/1.1\r\nHost: x\r\n\r\n")

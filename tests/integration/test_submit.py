@@ -119,7 +119,7 @@ async def test_an_owner_may_have_so_many_jobs_in_flight_and_others_are_not_in_th
 
 async def test_a_job_that_ran_out_of_life_is_not_in_flight_any_more(store: Store) -> None:
     await store.submit(a_job(owner="ann"))
-    async with limited(store, owner_in_flight=2, life_s=0.1) as small:
+    async with limited(store, owner_in_flight=2, life_s=1) as small:
         await small.submit(a_job(owner="ann"))
         with pytest.raises(Problem):
             await small.submit(a_job(owner="ann"))

@@ -67,8 +67,8 @@ async def counts(ctx: Context, to: int, pause_s: float = 0, padding: int = 0) ->
 
 @analysis()
 async def later(ctx: Context, text: str) -> str:
-    """Answer the text after 1.5 seconds."""
-    await asyncio.sleep(1.5)
+    """Answer the text after 4 seconds."""
+    await asyncio.sleep(4)
     return text
 
 

@@ -140,10 +140,12 @@ async def test_a_leaving_api_first_sends_the_answers_that_it_owes(processes: Pro
     async with plain(stack.api, "?analysis=later") as client, httpx.AsyncClient(base_url=stack.api.url) as http:
         for n in range(20):
             await client.send(str(n))
-        accepted = 0
         async with stack.client() as store:
-            while accepted < 20:
-                accepted = len(await store.keys(keys.JOB + "*"))
+
+            async def all_accepted() -> bool:
+                return len(await store.keys(keys.JOB + "*")) == 20
+
+            await until(all_accepted, what="all of them to be jobs")
         assert (await http.get("/readyz")).status_code == 200
         stack.api.signal(signal.SIGTERM)
         while (ready := await http.get("/readyz")).status_code == 200:

@@ -59,7 +59,7 @@ async def test_every_connection_to_the_store_may_break_again_and_again(processes
 async def test_a_node_that_was_taken_off_the_list_of_watchers_is_put_back(processes: Processes) -> None:
     stack = await start(processes, api={"MILLSTREAM_CHECK_S": "0.2"})
     async with witness(stack.api) as client:
-        job = await client.submit("counts", {"to": 300, "pause_s": 0.01})
+        job = await client.submit("counts", {"to": 10_000, "pause_s": 0.01})
         for chunks in (20, 120):
             await client.until([job], "chunk", times=chunks)
             node = await watched_by(stack, job)
@@ -70,6 +70,7 @@ async def test_a_node_that_was_taken_off_the_list_of_watchers_is_put_back(proces
                 return await watched_by(stack, job) == node
 
             await until(back, what="the node to be put back")
+        await client.call("job.cancel", job=job)
         await client.ends(job)
 
 
@@ -77,8 +78,8 @@ async def test_an_end_whose_notice_was_lost_is_noticed_all_the_same(processes: P
     """The last event leaves no hole that a later one could show."""
     stack = await start(processes, api={"MILLSTREAM_CHECK_S": "0.2"})
     async with witness(stack.api) as client:
-        jobs = [await client.submit("process", {"text": "", "delay_s": 1}) for _ in range(5)]
-        jobs += [await client.submit("process", {"text": "", "delay_s": 1}, events="terminal") for _ in range(5)]
+        jobs = [await client.submit("process", {"text": "", "delay_s": 3}) for _ in range(5)]
+        jobs += [await client.submit("process", {"text": "", "delay_s": 3}, events="terminal") for _ in range(5)]
         await client.until(jobs[:5], "started")
         for job in jobs:
             await forget_watchers(stack, job)
@@ -136,7 +137,7 @@ async def test_a_job_that_was_left_while_its_log_was_being_read_says_nothing_mor
     """The page that was on its way must not come after the reply to `job.detach`, nor into a later `job.attach`."""
     stack = await start(processes)
     async with witness(stack.api) as client, witness(stack.api) as other:
-        job = await client.submit("counts", {"to": 20_000, "padding": 100})
+        job = await client.submit("counts", {"to": 8_000, "padding": 100})
         await client.ends(job)
         for _ in range(20):
             await other.attach(job)

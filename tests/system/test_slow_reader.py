@@ -56,7 +56,12 @@ async def test_a_reader_that_pauses_while_its_job_emits_a_lot_gets_it_all_and_co
     async with (
         # Up to max_queue frames are taken from the transport; past that, whoever does not call recv() has it paused.
         connect(
-            stack.api.ws, subprotocols=protocols, sock=narrow_socket(stack.api.url), max_queue=4, compression=None
+            stack.api.ws,
+            subprotocols=protocols,
+            sock=narrow_socket(stack.api.url),
+            max_queue=4,
+            compression=None,
+            ping_interval=None,  # it would answer no ping while it pauses
         ) as reader,
         connect(stack.api.ws, compression=None) as other,
         witness(stack.api) as looker,
@@ -70,7 +75,7 @@ async def test_a_reader_that_pauses_while_its_job_emits_a_lot_gets_it_all_and_co
         async def over() -> bool:
             began = time.monotonic()
             await other.send("are you there?")
-            assert await asyncio.wait_for(other.recv(), 5) == "Processed data: are you there?"
+            assert await asyncio.wait_for(other.recv(), 20) == "Processed data: are you there?"
             trips.append(time.monotonic() - began)
             ended = (await looker.call("job.get", job=job))["status"] == "succeeded"
             return ended and time.monotonic() - paused_at >= PAUSE_S

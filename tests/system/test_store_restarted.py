@@ -84,8 +84,11 @@ async def test_plain_clients_get_their_answers_after_a_restart(processes: Proces
         for n in range(20):
             await client.send(str(n))
         async with stack.client() as store:
-            while await store.zcard(keys.QUEUE) < 20:
-                pass
+
+            async def all_accepted() -> bool:
+                return len(await store.keys(keys.JOB + "*")) == 20
+
+            await until(all_accepted, what="all of them to be jobs")
         await restart_store(stack, signal.SIGTERM)
         await client.send("20")
         assert [await asyncio.wait_for(client.recv(), 20) for _ in range(21)] == [str(n) for n in range(21)]
@@ -97,7 +100,8 @@ async def test_workers_that_lost_the_store_for_long_take_up_their_work_again(pro
         processes, workers=2, lease_s=0.5, api={"MILLSTREAM_STORE_PATIENCE_S": "0.5"}, MILLSTREAM_STORE_PATIENCE_S="0.5"
     )
     async with witness(stack.api) as client:
-        jobs = [await client.submit("counts", {"to": 200, "pause_s": 0.01}) for _ in range(10)]
+        options = {"max_attempts": 20}  # a lease so short is lost to a busy machine too
+        jobs = [await client.submit("counts", {"to": 200, "pause_s": 0.01}, **options) for _ in range(10)]
         await client.until(jobs, "chunk", times=10)
         stack.store.signal(signal.SIGTERM)
         await stack.store.ended()
@@ -131,8 +135,11 @@ async def test_everything_lost_is_told_to_those_who_wait_and_work_goes_on(proces
         await plain.send("one")
         await plain.send("two")
         async with stack.client() as store:
-            while await store.zcard(keys.QUEUE) < 6:
-                pass
+
+            async def all_queued() -> bool:
+                return int(await store.zcard(keys.QUEUE)) == 6
+
+            await until(all_queued, what="all of them to be queued")
             await store.flushall()
         await stack.cut_off("normal", "pubsub")
 
@@ -191,7 +198,7 @@ async def test_a_store_that_comes_back_with_older_data_lets_no_two_attempts_writ
     stack = await start(processes, workers=2, lease_s=5)
     rollback = Rollback(stack)
     async with witness(stack.api) as client:
-        jobs = [await client.submit("identifies", {"wait_s": 2}, delay_s=1) for _ in range(30)]
+        jobs = [await client.submit("identifies", {"wait_s": 2}, delay_s=3) for _ in range(30)]
         await rollback.remember()
         await client.until(jobs, "started")
         await rollback.return_to_it()

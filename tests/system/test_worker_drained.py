@@ -23,7 +23,7 @@ async def test_the_jobs_of_a_leaving_worker_start_elsewhere_at_once_and_no_attem
         heir = await stack.worker()
         leaver.signal(signal.SIGTERM)
         ends = await client.ends(*jobs, within_s=LEASE_S)
-        assert await leaver.ended(5) == 0
+        assert await leaver.ended() == 0
     for job in jobs:
         assert [e["type"] for e in client.of(job)] == ["started", "chunk", "log", "started", "chunk", "succeeded"]
         [handed_over], [first, again] = client.of(job, "log"), client.of(job, "started")
@@ -50,7 +50,7 @@ async def test_a_leaving_worker_takes_nothing_with_it_however_busy_it_is(process
         for _ in range(10):
             leaver = stack.workers.pop(0)
             leaver.signal(signal.SIGTERM)
-            assert await leaver.ended(5) == 0
+            assert await leaver.ended() == 0
             await stack.worker()
         leaving = False
         await asyncio.gather(*submitting)
@@ -62,7 +62,7 @@ async def test_what_a_worker_was_just_claiming_when_it_was_told_to_leave_is_hand
     processes: Processes,
 ) -> None:
     """The store is held up in the middle of a worker's claims, so that the reply to one comes when it is leaving."""
-    stack = await start(processes, lease_s=LEASE_S, MILLSTREAM_MAX_JOBS="1000", MILLSTREAM_DRAIN_S="1")
+    stack = await start(processes, lease_s=LEASE_S, MILLSTREAM_MAX_JOBS="1000")
     [leaver] = stack.workers
     async with witness(stack.api) as client:
         submit = (client.submit("process", {"text": "", "delay_s": 3}, max_attempts=1) for _ in range(500))
@@ -78,7 +78,7 @@ async def test_what_a_worker_was_just_claiming_when_it_was_told_to_leave_is_hand
         stack.store.signal(signal.SIGCONT)
         await stack.worker()
         ends = await client.ends(*await submitting)
-        assert await leaver.ended(5) == 0
+        assert await leaver.ended() == 0
     assert {(end["type"], end["attempt"]) for end in ends.values()} == {("succeeded", 1)}
 
 
@@ -94,7 +94,7 @@ async def test_an_analysis_that_does_not_let_go_keeps_neither_its_job_nor_its_wo
         leaver.signal(signal.SIGTERM)
         end = (await client.ends(job, within_s=LEASE_S))[job]
         assert (end["attempt"], end["data"]["result"]) == (1, "second")
-        await leaver.ended(5)
+        await leaver.ended()
 
 
 async def test_a_leaving_worker_may_be_given_time_to_finish(processes: Processes) -> None:
@@ -111,6 +111,6 @@ async def test_a_leaving_worker_may_be_given_time_to_finish(processes: Processes
         await until(leaving, what="the worker to hear that it is to leave")
         after = [await client.submit("process", {"text": ""}) for _ in range(40)]
         await client.ends(*jobs, *after)
-        assert await leaver.ended(5) == 0
+        assert await leaver.ended() == 0
     assert all(len(client.of(job, "started")) == 1 for job in jobs)
     assert {client.of(job, "started")[0]["data"]["worker"] for job in after} == {heir.url}

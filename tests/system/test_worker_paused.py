@@ -82,8 +82,8 @@ async def test_a_worker_that_wakes_up_writes_nothing_to_jobs_that_have_ended(
         jobs += [await client.submit("stuck_once", {"directory": directory}) for _ in range(10)]
         await client.until(jobs, "started")
         await client.until(jobs[10:], "chunk")
-        await stack.worker()
         sleeper.signal(signal.SIGSTOP)
+        await stack.worker()
         await client.ends(*jobs)
         before = {job: await logged(stack.store, job) for job in jobs}
         sleeper.signal(signal.SIGCONT)
