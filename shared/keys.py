@@ -18,6 +18,7 @@
 | `arq:job:<id>` | arq's job body | overall time to live, gone at the end |
 | `arq:in-progress:<id>` | the token that owns the job | one lease |
 | `arq:retry:<id>` | arq's count of tries; only stock workers write it | arq's own |
+| `arq:abort` | what stock arq clients want aborted (sorted set by when) | a day; an entry goes with its job |
 | `arq:result:<id>` | arq's result, only for jobs that stock arq enqueued | time to live after the end |
 
 Channels: `ms:node:<id>` (one an API process), `ms:stop:<id>` (one a worker), `ms:catalog` (the analyses changed).
@@ -43,6 +44,7 @@ BODY = "arq:job:"
 LEASE = "arq:in-progress:"
 RETRY = "arq:retry:"
 RESULT = "arq:result:"
+ABORT = "arq:abort"
 QUEUE = "arq:queue"
 
 #: The names that the scripts in lua/ may use for these.

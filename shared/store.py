@@ -23,7 +23,7 @@ from shared.limits import Limits
 from shared.pipeline import SILENCE_S, Argument, Pipeline
 
 SCRIPTS = (
-    "submit", "claim", "append", "finish", "requeue", "cancel", "attach", "detach", "snapshot", "positions",
+    "submit", "claim", "abort", "append", "finish", "requeue", "cancel", "attach", "detach", "snapshot", "positions",
     "renew", "advertise", "jobs", "queues", "expire",
 )  # fmt: skip
 ANYONE = "*"
@@ -311,6 +311,10 @@ class Store:
     async def advertise(self, analyses: dict[str, bytes]) -> None:
         pairs = (part for item in sorted(analyses.items()) for part in item)
         await self.run("advertise", (), *pairs, patience_s=0)
+
+    async def abort(self) -> None:
+        """End the jobs that stock arq clients want aborted."""
+        await self.run("abort", (), _ms(self.limits.keep_s), patience_s=0)
 
     async def claim(
         self, worker: str, lease_s: float, slots: int, known: str, queue: str, adopt_attempts: int

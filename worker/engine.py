@@ -72,11 +72,12 @@ class Engine(Worker):
     async def main(self) -> None:
         await asyncio.gather(self._bell.open(), self._stops.open())
         self.leases.start()
-        ticking = asyncio.create_task(self._tick())
+        beside = [asyncio.create_task(self._tick()), asyncio.create_task(self._abort())]
         try:
             await super().main()
         finally:
-            ticking.cancel()
+            for task in beside:
+                task.cancel()
 
     async def close(self) -> None:
         await super().close()
@@ -87,6 +88,17 @@ class Engine(Worker):
         while True:
             self.leases.last_tick = time.monotonic()
             await asyncio.sleep(min(1, self._settings.stall_s / 4))
+
+    async def _abort(self) -> None:
+        """End what stock arq clients want aborted, as far as it is ours. They leave word in a set, and ring no bell."""
+        while True:
+            try:
+                await self._store.abort()
+            except StoreUnavailable:
+                await self._store.pipeline.connected.wait()
+            except hiredis.ReplyError as error:
+                log.error("aborting failed", error=str(error))
+            await asyncio.sleep(LOOK_S)
 
     # Claiming.
 

@@ -55,6 +55,7 @@ local function take(id, lane)
     if not body then redis.call('ZREM', lane, id) return nil end
     if redis.call('EXISTS', LEASE .. id) == 1 then return true end   -- a stock worker runs it
     job = adopt(id, lane, body)
+    if redis.call('ZREM', ABORT, id) == 1 then return cancel(job, ABORTED, keep) end
   end
   local limit = tonumber(job.max_attempts)
   if TERMINAL[job.status] then redis.call('ZREM', lane, id) return nil end

@@ -11,7 +11,7 @@ if stay > 0 and redis.call('EXISTS', unpack(bodies)) < stay then
   for _, id in ipairs(page) do
     if redis.call('EXISTS', BODY .. id, LEASE .. id) == 0 then
       stay = stay - 1
-      local job = read(id, { 'status', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn', 'back' })
+      local job = read(id, { 'status', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn', 'back', 'adopted' })
       if job and not TERMINAL[job.status] then close(job, 'failed', EXPIRED, keep) else redis.call('ZREM', lane, id) end
     end
   end

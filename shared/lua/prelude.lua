@@ -7,6 +7,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local exact = clock[1] * 1000 + clock[2] / 1000   -- with microseconds: many jobs come in one millisecond, and keep their order
 
 local EXPIRED = '{"error":{"code":"expired","message":"The job waited longer than a job may live."}}'
+local ABORTED = '"Aborted by an arq client."'
 local TERMINAL = { succeeded = true, failed = true, cancelled = true }
 
 -- The named fields of a job's record, as a table with its id; nil when there is no such job. 'status' must be the first.
@@ -96,10 +97,27 @@ local function leave_line(job)
   moved = moved + 0.001
 end
 
+-- A stock arq client polls for a result. Where no worker of ours writes one, a job that it enqueued ends in words, in the
+-- codec of its body (as worker/body.py, arq_result).
+local function tell_arq(job, data, keep_ms)
+  local body = redis.call('GET', BODY .. job.id)
+  if not body then return end
+  local packed = string.sub(body, 1, 1) ~= '{'
+  local ok, result = pcall(packed and cmsgpack.unpack or cjson.decode, body)
+  if not ok or type(result) ~= 'table' or not result.f then return end   -- pickled, which is neither read nor written
+  local told = cjson.decode(data)
+  result.r = told.error and told.error.message or 'The job was cancelled.'
+  if type(told.reason) == 'string' then result.r = 'The job was cancelled: ' .. told.reason end
+  result.s, result.t, result.st, result.ft, result.q, result.id = false, tonumber(job.attempt), now, now, QUEUE, job.id
+  redis.call('SET', RESULT .. job.id, (packed and cmsgpack.pack or cjson.encode)(result), 'PX', keep_ms)
+end
+
 -- The end of a job, whichever it is: its last event, the log closed, the queue and keys cleared, times to live set.
--- Needs of the record: attempt, seq, watch, watch_end, lane, owner, key, turn, back.
+-- Needs of the record: attempt, seq, watch, watch_end, lane, owner, key, turn, back; and adopted, where no result is
+-- written for a stock arq client.
 local function close(job, status, data, keep_ms, settled)
   write(job, job.attempt, status, data)
+  if job.adopted then tell_arq(job, data, keep_ms) end
   redis.call('HSET', JOB .. job.id, 'status', status, 'finished', now, 'seq', job.seq, 'at', now, 'settled', settled or '')
   redis.call('ZREM', job.lane, job.id)
   if job.turn then leave_line(job) end
@@ -109,6 +127,17 @@ local function close(job, status, data, keep_ms, settled)
   redis.call('PEXPIRE', LOG .. job.id, keep_ms)
   if job.key then redis.call('PEXPIRE', KEY .. job.owner .. ':' .. job.key, keep_ms) end
 end
+
+-- Ends a job that has not ended, queued or running, at once. A running attempt loses its lease with it, so nothing that
+-- it does afterwards is written, and its worker is told to stop it. Needs of the record what `close` needs, and status,
+-- worker, token.
+local function cancel(job, reason, keep_ms)
+  if TERMINAL[job.status] then return end
+  if job.status == 'running' then redis.call('PUBLISH', STOP .. job.worker, job.id .. '\n' .. job.token) end
+  close(job, 'cancelled', '{"reason":' .. reason .. '}', keep_ms)
+end
+local FOR_CANCEL = { 'status', 'worker', 'token', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn',
+  'back', 'adopted' }
 
 -- Does `token` own the job? Once its lease has run out, been handed on or been taken away, it never does again.
 local function owns(id, token)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from shared.limits import Limits
 from shared.store import Store
 from tests.integration.conftest import ANALYSES, Stack, database
 from tests.integration.jobs import a_job, snapshot, types
-from tests.integration.rpc import Rpc
+from tests.integration.rpc import Refused, Rpc
 from tests.processes import Process, Processes, until
 
 
@@ -86,6 +86,77 @@ async def test_a_failure_reaches_the_stock_client_in_words(stack: Stack, codec: 
         for text, job in jobs.items():
             with pytest.raises(SerializationError, match=text):
                 await job.result(timeout=10, poll_delay=0.02)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("how", ["job.abort() of arq", "job.cancel"])
+async def test_a_running_job_of_a_stock_client_can_be_ended_and_the_client_is_told(
+    stack: Stack, client_rpc: Rpc, codec: str, how: str
+) -> None:
+    async with arq(stack.store, codec) as pool, redis.Redis.from_url(stack.store.url) as store:
+        job = await enqueue(pool, "hold", _job_id=f"held {codec} {how}")
+        await until(lambda: stands(client_rpc, job.job_id, "running"), what="the job to run")
+        if how == "job.cancel":
+            await client_rpc.call("job.cancel", job=job.job_id, reason="enough")
+            with pytest.raises(SerializationError, match="The job was cancelled: enough"):
+                await job.result(timeout=10, poll_delay=0.02)
+        else:
+            with pytest.raises(SerializationError, match=r"The job was cancelled: Aborted by an arq client\."):
+                await job.abort(timeout=10, poll_delay=0.02)
+        assert await stands(client_rpc, job.job_id, "cancelled")
+        info = await job.result_info()
+        assert info is not None
+        assert (info.success, info.function, info.job_try, info.job_id) == (False, "hold", 1, job.job_id)
+        assert await store.zcard("arq:abort") == 0
+
+
+async def test_a_job_that_a_stock_client_aborts_before_it_is_due_never_runs(stack: Stack, client_rpc: Rpc) -> None:
+    async with arq(stack.store, "json") as pool:
+        job = await enqueue(pool, "process", "never", _defer_by=600)
+        with pytest.raises(SerializationError, match="Aborted by an arq client"):
+            await job.abort(timeout=10, poll_delay=0.02)
+        events = await client_rpc.end((await client_rpc.call("job.attach", job=job.job_id))["job"])
+    assert [event["type"] for event in events] == ["queued", "cancelled"]
+
+
+async def test_what_has_ended_or_runs_on_a_stock_worker_is_not_aborted(stack: Stack, client_rpc: Rpc) -> None:
+    async with arq(stack.store, "json") as pool, redis.Redis.from_url(stack.store.url) as store:
+        done = await enqueue(pool, "process", "done")
+        assert await done.result(timeout=10, poll_delay=0.02) == "Processed data: done"
+        assert await done.abort(timeout=10) is False
+        await store.set("arq:job:theirs", "{}", px=60_000)  # claimed by nobody of ours
+        long_ago = (time.time() - 90_000) * 1000
+        await store.zadd("arq:abort", {"theirs": time.time() * 1000, "unheard of": time.time() * 1000, "old": long_ago})
+
+        async def tidy() -> bool:
+            return [id.decode() for id in await store.zrange("arq:abort", 0, -1)] == ["theirs"]
+
+        await until(tidy, what="what is over to be taken off the list, and nothing else")
+        assert await stands(client_rpc, done.job_id, "succeeded")
+        await store.delete("arq:abort", "arq:job:theirs")
+
+
+async def test_a_stock_client_is_told_when_its_jobs_workers_are_lost(store: Store, valkey: Process) -> None:
+    async with arq(valkey, "json") as pool:
+        job = await enqueue(pool, "a", _job_id="lost")
+        _, (claimed,) = await store.claim("w", 0.05, 10, "\na\n", "default", 1)
+        assert claimed.adopted
+
+        async def gone() -> bool:
+            return (
+                not (await store.claim("w", 60, 10, "\na\n", "default", 1))[1]
+                and (await snapshot(store, job.job_id)).terminal
+            )
+
+        await until(gone, what="its end")
+        with pytest.raises(SerializationError, match=r"The worker of attempt 1 of 1 was lost\."):
+            await job.result(timeout=10, poll_delay=0.02)
+
+
+async def stands(client: Rpc, job: str, status: str) -> bool:
+    with suppress(Refused):  # not known yet
+        return bool((await client.call("job.get", job=job))["status"] == status)
+    return False
 
 
 async def test_a_stock_clients_job_can_be_followed_like_any_other(stack: Stack, client_rpc: Rpc) -> None:
