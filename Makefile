@@ -13,8 +13,8 @@ demo: .venv/run  ## the main job, end to end, on an embedded store; stays up (DE
 up: .venv/run    ## embedded store, API and two workers at http://127.0.0.1:8000
 	$(BIN)/millstream up
 
-test: .venv/dev  ## unit and integration tests
-	$(BIN)/pytest
+test: .venv/dev  ## unit and integration tests, a process for each core, each with a store of its own
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 system: .venv/dev ## slower tests: processes killed, restarted, paused
 	$(BIN)/pytest tests/system --ignore tests/system/test_compose.py

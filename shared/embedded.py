@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import random
 import shutil
 import socket
 from collections.abc import Callable
@@ -36,10 +37,14 @@ def find_server() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of this machine that nobody listens on, and that is given to no outgoing connection (those have higher
+    ones, by default): so it is there again after a restart.
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise NoStore("Of 100 ports between 20000 and 32000 that were tried, none is free.")
 
 
 @dataclass(slots=True)
