@@ -31,8 +31,12 @@ async def drained(cycle: RequestResponseCycle, stall_s: float) -> None:
     low, high = transport.get_write_buffer_limits()
     transport.set_write_buffer_limits(0)  # now it says that it is full, until it holds nothing
     emptied = asyncio.ensure_future(cycle.flow.drain())
+
+    def left() -> int:
+        return 0 if transport.is_closing() else transport.get_write_buffer_size() + _queued(out)
+
     try:
-        await _while_it_takes(emptied, lambda: transport.get_write_buffer_size() + _queued(out), stall_s)
+        await _while_it_takes(emptied, left, stall_s)
     except ClientGone:
         transport.abort()
         raise

@@ -97,19 +97,20 @@ local function leave_line(job)
   moved = moved + 0.001
 end
 
--- A stock arq client polls for a result. Where no worker of ours writes one, a job that it enqueued ends in words, in the
--- codec of its body (as worker/body.py, arq_result).
-local function tell_arq(job, data, keep_ms)
+-- A stock arq client polls for a result: how its job ended, in words, in the codec of its body (worker/body.py does this
+-- where a worker of ours writes the end). nil when the body is neither JSON nor msgpack. It must not raise: half an end
+-- would be written.
+local function arq_result(job, data)
   local body = redis.call('GET', BODY .. job.id)
-  if not body then return end
-  local packed = string.sub(body, 1, 1) ~= '{'
-  local ok, result = pcall(packed and cmsgpack.unpack or cjson.decode, body)
-  if not ok or type(result) ~= 'table' or not result.f then return end   -- pickled, which is neither read nor written
-  local told = cjson.decode(data)
-  result.r = told.error and told.error.message or 'The job was cancelled.'
-  if type(told.reason) == 'string' then result.r = 'The job was cancelled: ' .. told.reason end
-  result.s, result.t, result.st, result.ft, result.q, result.id = false, tonumber(job.attempt), now, now, QUEUE, job.id
-  redis.call('SET', RESULT .. job.id, (packed and cmsgpack.pack or cjson.encode)(result), 'PX', keep_ms)
+  local ok, result = pcall(function()
+    local packed = string.sub(body, 1, 1) ~= '{'
+    local told, result = cjson.decode(data), (packed and cmsgpack.unpack or cjson.decode)(body)
+    local reason = type(told.reason) == 'string' and ': ' .. told.reason or '.'
+    result.r = told.error and told.error.message or 'The job was cancelled' .. reason
+    result.s, result.t, result.st, result.ft, result.q, result.id = false, job.attempt + 0, now, now, QUEUE, job.id
+    return result.f and (packed and cmsgpack.pack or cjson.encode)(result)
+  end)
+  return ok and result
 end
 
 -- The end of a job, whichever it is: its last event, the log closed, the queue and keys cleared, times to live set.
@@ -117,7 +118,8 @@ end
 -- written for a stock arq client.
 local function close(job, status, data, keep_ms, settled)
   write(job, job.attempt, status, data)
-  if job.adopted then tell_arq(job, data, keep_ms) end
+  local result = job.adopted and arq_result(job, data)
+  if result then redis.call('SET', RESULT .. job.id, result, 'PX', keep_ms) end
   redis.call('HSET', JOB .. job.id, 'status', status, 'finished', now, 'seq', job.seq, 'at', now, 'settled', settled or '')
   redis.call('ZREM', job.lane, job.id)
   if job.turn then leave_line(job) end

@@ -119,6 +119,16 @@ async def test_a_job_that_a_stock_client_aborts_before_it_is_due_never_runs(stac
     assert [event["type"] for event in events] == ["queued", "cancelled"]
 
 
+async def test_a_pickled_job_can_be_aborted_though_nobody_can_be_told(stack: Stack, client_rpc: Rpc) -> None:
+    async with arq(stack.store, None) as pool:
+        job = await enqueue(pool, "process", "never", _defer_by=600)
+        assert await job.abort(timeout=10, poll_delay=0.02) is False
+        assert await job.result_info() is None
+    events = await client_rpc.end((await client_rpc.call("job.attach", job=job.job_id))["job"])
+    assert [event["type"] for event in events] == ["queued", "cancelled"]
+    assert (await client_rpc.call("job.get", job=job.job_id))["status"] == "cancelled"
+
+
 async def test_what_has_ended_or_runs_on_a_stock_worker_is_not_aborted(stack: Stack, client_rpc: Rpc) -> None:
     async with arq(stack.store, "json") as pool, redis.Redis.from_url(stack.store.url) as store:
         done = await enqueue(pool, "process", "done")
