@@ -17,9 +17,9 @@ async def serving(app: ASGIApp, **settings: Any) -> AsyncIterator[str]:
     """Its address. The app has a thread and an event loop of its own: uvloop's, as in earnest, unless `loop` says
     "asyncio". What uvicorn logs reaches the root logger, and so a test's caplog.
     """
-    port = free_port()
+    number = free_port()
     ours = {"http": "httptools", "loop": "uvloop", "log_level": "warning", "log_config": None, "lifespan": "off"}
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **(ours | settings)))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=number, **(ours | settings)))
     running = asyncio.create_task(asyncio.to_thread(server.run))
 
     async def started() -> bool:
@@ -27,7 +27,11 @@ async def serving(app: ASGIApp, **settings: Any) -> AsyncIterator[str]:
 
     try:
         await until(started, what="the server to start")
-        yield f"{'https' if 'ssl_certfile' in settings else 'http'}://127.0.0.1:{port}"
+        yield f"{'https' if 'ssl_certfile' in settings else 'http'}://127.0.0.1:{number}"
     finally:
         server.should_exit = True
         await running
+
+
+def port(url: str) -> int:
+    return int(url.rpartition(":")[2])

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 
 from api.connections import CONNECTION, Connections
 from api.corked import MOST
-from tests.integration.serving import serving
+from tests.integration.serving import port, serving
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ async def test_a_connection_has_one_stand_in_for_all_its_requests_and_each_begin
         await send({"type": "http.response.body", "body": b"ok"})
 
     async with serving(Connections(app, stall_s=10)) as url:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
         for pipelined in (1, 3, 1):
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * pipelined)
             for _ in range(pipelined):
@@ -134,7 +134,7 @@ async def test_a_connection_that_was_asked_over_http_can_become_a_socket() -> No
 
     plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False}
     async with serving(Connections(app, stall_s=10), **plain) as url:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
         writer.write(

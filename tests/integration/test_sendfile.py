@@ -18,7 +18,7 @@ from api.answering import ANSWER
 from api.connections import CONNECTION, Connections
 from api.ranges import Span
 from api.representations import Answer
-from tests.integration.serving import serving
+from tests.integration.serving import port, serving
 from tests.processes import until
 
 SIZE = 3 * 1024 * 1024 + 5
@@ -38,10 +38,6 @@ async def send_whole(send: Send, path: Path, told: Callable[[int], object] = lam
     answer = Answer(200, b"content-length: %d\r\n" % size, (Span(0, size),))
     with path.open("rb") as file:
         await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": told})
-
-
-def port(url: str) -> int:
-    return int(url.rpartition(":")[2])
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

@@ -26,10 +26,10 @@ from api.sending import Traffic
 from api.settings import ApiSettings
 from shared.apikeys import Keys
 from shared.beneath import Directory
-from tests.integration.serving import serving
+from tests.integration.serving import port, serving
 from tests.processes import until
 
-STALL_S = 2  # when a client that reads nothing is given up
+STALL_S = 1  # when a client that reads nothing is given up
 CONTENT = random.Random(4).randbytes(5 * 1024 * 1024 + 11)
 
 
@@ -85,11 +85,10 @@ def data(tmp_path: Path) -> Path:
 class Seen:
     """An app between, which notes whether the server offered the extension."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, stall_s: float = 60) -> None:
         self.offered: set[bool] = set()
-        self._files = Files(
-            ApiSettings(send_timeout_s=STALL_S), Keys(None), Directory(data), Traffic(), asyncio.Event()
-        )
+        settings = ApiSettings(send_timeout_s=stall_s)
+        self._files = Files(settings, Keys(None), Directory(data), Traffic(), asyncio.Event())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -110,44 +109,50 @@ async def check(url: str) -> None:
         assert (await http.get("/files/small.txt")).content == CONTENT[:100], "the connection is in order"
 
 
-async def leave_stall_and_cut(url: str, data: Path) -> None:
-    """A client that leaves and one that stalls free their file, one of a file that is cut short gets a short body."""
-    path = data / "large.bin"
+async def ask(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client that has read no more than the head of 60 MiB."""
     context = None
     if url.startswith("https"):
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection("127.0.0.1", port(url), ssl=context, limit=4096)
+    writer.write(b"GET /files/large.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"content-length: 62914560" in await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
 
-    async def ask() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        port = int(url.rpartition(":")[2])
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, limit=4096)
-        writer.write(b"GET /files/large.bin HTTP/1.1\r\nHost: x\r\n\r\n")
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert b"content-length: 62914560" in head
-        return reader, writer
 
-    async def freed() -> bool:
-        return open_here(path) == 0
-
+async def leave_and_cut(url: str, data: Path) -> None:
+    """A client that leaves frees its file, and one of a file that is cut short gets a short body."""
+    path = data / "large.bin"
     path.write_bytes(bytes(60 * 1024 * 1024))
-    _, leaving = await ask()
+    _, leaving = await ask(url)
     assert open_here(path) > 0
     leaving.transport.abort()
-    await until(freed, what="the file of a client that left to be closed", within_s=STALL_S * 0.9)
-    began = time.monotonic()
-    _, stalling = await ask()
-    await until(freed, what="the file of a client that reads nothing to be closed")
-    assert time.monotonic() - began >= STALL_S
-    stalling.transport.abort()
-    reader, writer = await ask()
+    await until(lambda: freed(path), what="the file of a client that left to be closed")
+    reader, writer = await ask(url)
     os.truncate(path, 20 * 1024 * 1024)
     got = 0
     with suppress(ConnectionError, ssl.SSLError):
         while received := await reader.read(1024 * 1024):
             got += len(received)
     assert got <= 20 * 1024 * 1024
-    await until(freed, what="the file that was cut short to be closed", within_s=STALL_S * 0.9)
+    await until(lambda: freed(path), what="the file that was cut short to be closed")
     writer.transport.abort()
+
+
+async def stall(url: str, data: Path) -> None:
+    """A client that reads nothing for STALL_S frees its file."""
+    path = data / "large.bin"
+    path.write_bytes(bytes(60 * 1024 * 1024))
+    began = time.monotonic()
+    _, stalling = await ask(url)
+    await until(lambda: freed(path), what="the file of a client that reads nothing to be closed")
+    assert time.monotonic() - began >= STALL_S
+    stalling.transport.abort()
+
+
+async def freed(path: Path) -> bool:
+    return open_here(path) == 0
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -169,7 +174,7 @@ async def test_an_answer_in_one_message_reads_as_one_of_uvicorns(data: Path, loo
     async with serving(Connections(app, stall_s=10), loop=loop, date_header=False) as url:
         seen = []
         for path in ("/two", "/one"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
             keeps = version == "HTTP/1.1"
             writer.write(f"GET {path} {version}\r\nHost: x\r\n\r\n".encode() * (2 if keeps else 1))  # two: pipelined
             head = await reader.readuntil(b"\r\n\r\n")
@@ -195,7 +200,7 @@ async def test_an_answer_whose_file_is_shorter_by_now_ends_its_connection(
 
     async with serving(Connections(app, stall_s=10)) as url:
         for path, span in wanted.items():
-            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
             writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             got = b""
             with suppress(ConnectionError):
@@ -238,26 +243,24 @@ def open_here(path: Path) -> int:
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_plain_connections_of_uvicorn_are_zero_copy(data: Path, loop: str) -> None:
-    seen = Seen(data)
-    async with serving(Connections(seen, stall_s=STALL_S), loop=loop) as url:
+    seen, strict = Seen(data), Seen(data, stall_s=STALL_S)
+    async with serving(Connections(seen, stall_s=60), loop=loop) as url:
         await check(url)
-        await leave_stall_and_cut(url, data)
-    assert seen.offered == {True}
+        await leave_and_cut(url, data)
+    async with serving(Connections(strict, stall_s=STALL_S), loop=loop) as url:
+        await stall(url, data)
+    assert seen.offered == strict.offered == {True}
 
 
 async def test_a_client_that_leaves_in_the_middle_is_no_error(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     (data / "big.bin").write_bytes(bytes(60 * 1024 * 1024))
     seen = Seen(data)
     async with serving(Connections(seen, stall_s=10)) as url:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=4096)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port(url), limit=4096)
         writer.write(b"GET /files/big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.abort()
-
-        async def freed() -> bool:
-            return open_here(data / "big.bin") == 0
-
-        await until(freed, what="the file to be closed")
+        await until(lambda: freed(data / "big.bin"), what="the file to be closed")
     assert errors(caplog) == set()
 
 
@@ -271,11 +274,13 @@ async def test_tls_and_other_protocols_fall_back_to_blocks(
     assert await making.wait() == 0
     tls = {"ssl_certfile": str(tmp_path / "cert.pem"), "ssl_keyfile": str(tmp_path / "key.pem")}
     for settings in (tls, tls | {"loop": "asyncio"}, {"http": "h11"}):
-        seen = Seen(data)
-        async with serving(Connections(seen, stall_s=STALL_S), **settings) as url:
+        seen, strict = Seen(data), Seen(data, stall_s=STALL_S)
+        async with serving(Connections(seen, stall_s=60), **settings) as url:
             await check(url)
-            await leave_stall_and_cut(url, data)
-        assert seen.offered == {False}
+            await leave_and_cut(url, data)
+        async with serving(Connections(strict, stall_s=STALL_S), **settings) as url:
+            await stall(url, data)
+        assert seen.offered == strict.offered == {False}
         # uvicorn closes, in words of its own, where it does not show its connection.
         told = {"ASGI callable returned without completing response."} if "http" in settings else set()
         assert errors(caplog) <= told
