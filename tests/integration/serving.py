@@ -1,6 +1,7 @@
 """An ASGI app under uvicorn in the process of the test, to look at both sides of it."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,9 +19,13 @@ async def serving(app: ASGIApp, **settings: Any) -> AsyncIterator[str]:
     "asyncio". What uvicorn logs reaches the root logger, and so a test's caplog.
     """
     number = free_port()
-    ours = {"http": "httptools", "loop": "uvloop", "log_level": "warning", "log_config": None, "lifespan": "off"}
+    ours = {
+        "http": "httptools", "loop": "uvloop", "log_level": "warning", "log_config": None, "lifespan": "off",
+        "timeout_graceful_shutdown": 5,  # a client that a failed test left behind does not hold it up
+    }  # fmt: skip
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=number, **(ours | settings)))
-    running = asyncio.create_task(asyncio.to_thread(server.run))
+    running = threading.Thread(target=server.run, daemon=True)
+    running.start()
 
     async def started() -> bool:
         return server.started
@@ -30,7 +35,8 @@ async def serving(app: ASGIApp, **settings: Any) -> AsyncIterator[str]:
         yield f"{'https' if 'ssl_certfile' in settings else 'http'}://127.0.0.1:{number}"
     finally:
         server.should_exit = True
-        await running
+        await asyncio.to_thread(running.join, 20)
+    assert not running.is_alive()
 
 
 def port(url: str) -> int:
