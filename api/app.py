@@ -42,8 +42,9 @@ METRICS: dict[int | str, dict[str, Any]] = {
 }
 EXPOSED = [
     "Location", "Link", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "ETag", "Accept-Ranges",
-    "Content-Range", "Content-Disposition", "Repr-Digest", "Tus-Resumable", "Upload-Offset", "Upload-Length",
-    "Upload-Expires",
+    "Content-Range", "Content-Disposition", "Repr-Digest", "Tus-Resumable", "Tus-Version", "Tus-Extension",
+    "Tus-Max-Size", "Tus-Checksum-Algorithm", "Upload-Offset", "Upload-Length", "Upload-Expires", "Upload-Metadata",
+    "Allow", "WWW-Authenticate",
 ]  # fmt: skip
 
 

@@ -7,7 +7,8 @@ It finds uvicorn's request cycle, or WebSocket protocol, behind the `send` that 
 - the app is shown the connection, as CONNECTION: when it sets `timed` there, a client that reads nothing for too long
   is dropped, and sending to a client that has left raises ClientGone (uvicorn has no time limit for sending, and of
   several requests on one connection it tells only the last that the client has left);
-- a client that speaks HTTP/1.0 gets no chunks.
+- a client that speaks HTTP/1.0 gets no chunks;
+- Date is that of the answer (uvicorn's is up to 1.1 s old), so that no Last-Modified is later.
 
 Under any other server it does nothing. What it touches of uvicorn and uvloop is held by
 tests/integration/test_zerocopy.py and test_corked.py, and uvicorn's minor version is pinned.
@@ -15,6 +16,7 @@ tests/integration/test_zerocopy.py and test_corked.py, and uvicorn's minor versi
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,6 +28,7 @@ from websockets.http11 import Request as Handshake
 
 from api.answering import ANSWER, answer
 from api.backpressure import ClientGone
+from api.conditions import http_date
 from api.corked import Corked
 
 CONNECTION = "millstream.connection"
@@ -56,6 +59,9 @@ class Connections:
     def __init__(self, app: ASGIApp, *, stall_s: float) -> None:
         self._app = app
         self._stall_s = stall_s
+        self._second = 0
+        self._from: list[tuple[bytes, bytes]] = []
+        self._headers = self._from
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         cycle = getattr(send, "__self__", None)
@@ -74,6 +80,8 @@ class Connections:
         async def send_or_answer(message: Message) -> None:
             nonlocal until_close
             kind = message["type"]
+            if not cycle.response_started:
+                cycle.default_headers = self._dated(cycle.default_headers)
             if kind == ANSWER:
                 await answer(cycle, message, self._stall_s)
                 return
@@ -104,6 +112,15 @@ class Connections:
         finally:
             if transport.is_closing():
                 cycle.disconnected = True
+
+    def _dated(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """uvicorn's headers, with a Date (RFC 9110 §6.6.1) of now; they are made once a second."""
+        now = int(time.time())
+        if now != self._second or headers is not self._from:
+            date = (b"date", http_date(now).encode())
+            self._second, self._from = now, headers
+            self._headers = [date if name == b"date" else (name, value) for name, value in headers]
+        return self._headers
 
 
 def _corked(transport: Any) -> Corked:

@@ -39,7 +39,6 @@ log = structlog.get_logger("millstream.api")
 PREFIX = "/files/"
 STREAM = "/stream/file"
 SETTLE_NS = 20_000_000  # a change within this time of another one may leave the same time stamp behind
-DATE_LAG_S = 2  # the server's Date is that of its last tick, up to 1.1 s ago
 CODINGS = {"zstd": ".zst", "br": ".br", "gzip": ".gz"}  # the best first
 LISTINGS = ("application/json", "application/jsonl", "application/x-ndjson")
 
@@ -129,7 +128,7 @@ class Files:
             if codings := accepted_codings(request.headers.get("accept-encoding")):
                 opened, coding = await self._packed(name, opened, codings)
             # Never told later than Date (RFC 9110 §8.8.2.1); what conditions look at is the true time.
-            modified = min(opened.found.st_mtime_ns // 1_000_000_000, int(time.time()) - DATE_LAG_S)
+            modified = min(opened.found.st_mtime_ns // 1_000_000_000, int(time.time()))
             shown = representation(name.rpartition("/")[2], coding, State.of(opened.found), modified)
             return await self._send(opened.file, shown, request)
         finally:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError
 from pydantic_core import from_json, to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -83,6 +83,13 @@ async def _read(request: Request, limit: int) -> bytes:
 
 
 Who = Annotated[Principal, Depends(who_asks)]
+
+
+def unless_empty(default: object) -> BeforeValidator:
+    """A parameter without a value counts as absent."""
+    return BeforeValidator(lambda value: default if value == "" else value)
+
+
 Do = Annotated[Commands, Depends(commands_of)]
 JobPath = Annotated[str, Path(description="a job's id", min_length=1, max_length=512)]
 STREAMS: dict[str, Format] = {
@@ -130,7 +137,7 @@ async def submit(
     ] = None,
 ) -> Response:
     """Submit a job. Once answered it runs, whatever happens."""
-    if stream_format := _streamed(request):
+    if stream_format := _streamed(request, "application/json"):
         stream = Stream(commands)
         submitted = await stream.submit(who, body)
         return StreamResponse(stream, stream_format, headers=_submitted_headers(commands, submitted))
@@ -161,9 +168,9 @@ async def jobs(
     request: Request,
     who: Who,
     commands: Do,
-    status: Annotated[Status | None, Query(description="only jobs of this status")] = None,
+    status: Annotated[Status | None, Query(description="only jobs of this status"), unless_empty(None)] = None,
     analysis: Annotated[str, Query(description="only jobs of this analysis", max_length=200)] = "",
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    limit: Annotated[int, Query(ge=1, le=500), unless_empty(50)] = 50,
     before: Annotated[str, Query(description="the id of the last job of the page before", max_length=512)] = "",
 ) -> Response:
     """The owner's jobs, newest first. `Link: rel="next"` names the next page, while there may be one."""
@@ -214,9 +221,9 @@ async def events(
     last_event_id: Annotated[str | None, Header(description="as `after`, which it overrides")] = None,
 ) -> Response:
     """A job's events, as server-sent events or JSON Lines; ends after the terminal event."""
-    stream = Stream(commands)
-    attached = await stream.attach(who, Attach(job=job, after=last_event_id or after, events=events))
-    if attached.snapshot.terminal and attached.snapshot.cursor == (last_event_id or after):
+    stream, cursor = Stream(commands), last_event_id or after or None
+    attached = await stream.attach(who, Attach(job=job, after=cursor, events=events))
+    if attached.snapshot.terminal and attached.snapshot.cursor == cursor:
         await stream.close(left=False)
         return Response(status_code=204)
     return StreamResponse(stream, _streamed(request) or SSE, follow=follow)
@@ -295,9 +302,9 @@ def _wait_s(prefer: str) -> float:
     return float(found.group(1)) if found else 0.0
 
 
-def _streamed(request: Request) -> Format | None:
-    """The stream format that the client prefers over JSON (RFC 9110 §12.5.1); None: JSON will do."""
-    return STREAMS.get(most_wanted(_listed(request, "accept"), (*STREAMS, "application/json")))
+def _streamed(request: Request, *others: str) -> Format | None:
+    """The stream format that the client prefers (RFC 9110 §12.5.1); None: it prefers one of the others, or none."""
+    return STREAMS.get(most_wanted(_listed(request, "accept"), (*others, *STREAMS)))
 
 
 def _listed(request: Request, name: str) -> str | None:

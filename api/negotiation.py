@@ -1,6 +1,6 @@
 """What a client would rather have: the weighted lists of Accept and Accept-Encoding. No I/O."""
 
-from collections.abc import Container
+from collections.abc import Sequence
 from contextlib import suppress
 
 
@@ -20,7 +20,19 @@ def weights(header: str | None) -> dict[str, float]:
     return found
 
 
-def most_wanted(header: str | None, offered: Container[str]) -> str:
-    """What the header wants most of what is offered, the first in it of several; "": it names none of it."""
-    wanted = {name: weight for name, weight in weights(header).items() if weight > 0 and name in offered}
-    return max(wanted, key=wanted.__getitem__, default="")
+def most_wanted(header: str | None, offered: Sequence[str]) -> str:
+    """Which of the media types offered (the server's favourite first) the header wants most; "": none of them.
+
+    Each counts with the weight of the most specific range that it falls under (RFC 9110 §12.5.1). Of several, the one
+    that the header names itself comes first, then the first in the header, then the favourite.
+    """
+    wanted = weights(header)
+    places = {name: place for place, name in enumerate(wanted)}
+
+    def rank(media_type: str) -> tuple[float, bool, int]:
+        ranges = (media_type, media_type.partition("/")[0] + "/*", "*/*")
+        found = next((each for each in ranges if each in wanted), "")
+        return wanted.get(found, 0), found == media_type, -places.get(found, 0)
+
+    best = max(offered, key=rank)
+    return best if rank(best)[0] > 0 else ""

@@ -49,13 +49,14 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Where an upload is to go. `length` in bytes; `expires` in Unix seconds."""
+    """Where an upload is to go. `length` in bytes; `expires` in Unix seconds; `metadata` as the client gave it."""
 
     id: str
     path: str
     length: int
     owner: str
     expires: int
+    metadata: str = ""
 
 
 class Tus:
@@ -102,7 +103,11 @@ class Tus:
         match method:
             case "HEAD":
                 offset = await asyncio.to_thread(self._offset, upload)
-                told = {"Upload-Length": str(upload.length), "Cache-Control": "no-store"}
+                told = {
+                    "Upload-Length": str(upload.length),
+                    "Upload-Metadata": upload.metadata,
+                    "Cache-Control": "no-store",
+                }
                 return Response(status_code=200, headers={**told, **self._progress(upload, offset)})
             case "PATCH":
                 offset = await self._append(upload, headers, body_blocks(receive))
@@ -119,18 +124,19 @@ class Tus:
         length = _number(headers, "upload-length")
         if length > self._settings.upload_bytes:
             raise Refused(413, "Content Too Large", f"A file may have {self._settings.upload_bytes} bytes.")
-        path = _metadata(headers.get("upload-metadata", "")).get("path", "")
+        metadata = headers.get("upload-metadata", "")
+        path = _metadata(metadata).get("path", "")
         try:
             parts(path)
         except NotServed:
             raise Refused(400, "Bad Request", "Upload-Metadata must name the file: path <base64 of a path>.") from None
         await asyncio.to_thread(self._expire)
         expires = int(time.time() + self._settings.upload_life_s)
-        upload = Upload(secrets.token_hex(16), path, length, owner, expires)
+        upload = Upload(secrets.token_hex(16), path, length, owner, expires, metadata)
         with disk_errors():
             await asyncio.to_thread(self._begin, upload)
         offset = 0
-        if length == 0 or headers.get("content-type") == CONTENT_TYPE:
+        if length == 0 or headers.get("content-type", "").lower() == CONTENT_TYPE:
             try:
                 offset = await self._append(upload, headers, body_blocks(receive), at=0)
             except BaseException:  # nobody will ever know where it was
@@ -144,13 +150,15 @@ class Tus:
     ) -> int:
         """Write what comes behind what is there; returns the new offset. The last byte publishes the file."""
         if at is None:
-            if headers.get("content-type") != CONTENT_TYPE:
+            if headers.get("content-type", "").lower() != CONTENT_TYPE:
                 raise Refused(415, "Unsupported Media Type", f"Send Content-Type: {CONTENT_TYPE}.")
             at = _number(headers, "upload-offset")
         checksum = _checksum(headers.get("upload-checksum"))
         try:
             file = await asyncio.to_thread(os.open, self._data(upload), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         except FileNotFoundError:  # complete, and published
+            if at == upload.length and not await anext(body, b""):
+                return at
             raise Refused(409, "Conflict", f"The upload is complete, at {upload.length}.") from None
         try:
             try:

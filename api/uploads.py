@@ -67,9 +67,11 @@ class Expected:
                 name, _, value = item.strip().partition("=")
                 if name.lower() in ALGORITHMS:
                     try:
-                        found[name.lower()] = b64decode(value.strip(" :"), validate=True)
+                        digest = b64decode(value.partition(";")[0].strip(" :"), validate=True)
                     except ValueError:
                         raise Problem("invalid_request", f"{header}: {name}=:…: must hold base64.") from None
+                    if found.setdefault(name.lower(), digest) != digest:
+                        raise Problem("invalid_request", f"Repr-Digest and Content-Digest differ in {name}.")
         return cls(found)
 
 
@@ -84,7 +86,7 @@ class Uploads:
         instance = f"/files/{path}"
         if "content-range" in headers:
             return plain_problem(400, "Bad Request", instance, "A PUT holds a whole file: no Content-Range.")
-        if headers.get("content-encoding", "identity") != "identity":
+        if headers.get("content-encoding", "identity").lower() != "identity":
             return plain_problem(
                 415, "Unsupported Media Type", instance, "Send the file as it is, without Content-Encoding."
             )

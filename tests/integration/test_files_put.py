@@ -138,11 +138,14 @@ async def test_digests_are_checked(api: Process, home: Path) -> None:
             answer = await http.put(f"/files/{home.name}/f", content=b"content", headers={name: f"sha-256=:{bad}:"})
             assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid_request")
             assert everything(home) == []
+        one_wrong = {"Repr-Digest": f"sha-256=:{bad}:", "Content-Digest": f"sha-256=:{good}:"}
+        answer = await http.put(f"/files/{home.name}/f", content=b"content", headers=one_wrong)
+        assert (answer.status_code, everything(home)) == (400, [])
         for wrong in (f"sha-256=:{bad}:, sha-512=:{good}:", f"sha-256=:{good}:, sha-512=:{good}:", "sha-256=:???:"):
             answer = await http.put(f"/files/{home.name}/f", content=b"content", headers={"Repr-Digest": wrong})
             assert (answer.status_code, everything(home)) == (400, [])
         strong = b64encode(hashlib.sha512(b"content").digest()).decode()
-        both = {"Repr-Digest": f"unknown=:AAAA:, SHA-256=:{good}:, sha-512=:{strong}:"}
+        both = {"Repr-Digest": f"unknown=:AAAA:, SHA-256=:{good}:;a=1, sha-512=:{strong}:"}
         assert (await http.put(f"/files/{home.name}/both", content=b"content", headers=both)).status_code == 201
         headers = {"Repr-Digest": f"sha-256=:{good}:"}
         assert (await http.put(f"/files/{home.name}/f", content=b"content", headers=headers)).status_code == 201
@@ -272,6 +275,8 @@ async def test_a_part_or_an_encoded_body_is_no_file(api: Process, home: Path) ->
         path = f"/files/{home.name}/f"
         assert (await http.put(path, content=b"x", headers={"Content-Range": "bytes 0-0/2"})).status_code == 400
         assert (await http.put(path, content=b"x", headers={"Content-Encoding": "gzip"})).status_code == 415
+        assert (await http.put(path, content=b"x", headers={"Content-Encoding": "Identity"})).status_code == 201
+        assert (await http.delete(path)).status_code == 204
         for never in ("/files/.hidden", "/files/a%00", "/files/a//b", "/files/a/.hidden/b"):
             assert (await http.put(never, content=b"x")).status_code == 404, never
     assert everything(home) == []

@@ -240,6 +240,7 @@ async def test_the_list_has_the_owners_jobs_newest_first_and_can_be_filtered(own
         newest = [held, failed, *reversed(done)]
         created = [(await mine.get(f"/jobs/{job}")).json() for job in newest]
         assert (await mine.get("/jobs")).json() == created
+        assert (await mine.get("/jobs?status=&analysis=&limit=&before=")).json() == created
         assert {snapshot["owner"] for snapshot in created} == {"lister"}
         assert await listed(limit=2) == newest[:2]
         assert await listed(status="running") == [held]

@@ -75,8 +75,12 @@ async def test_an_upload_in_parts_is_there_when_it_is_complete_and_not_before(ap
         assert (await http.get(f"/files/{home.name}/deep/talk.bin")).content == CONTENT
         head = await http.head(where, headers=TUS)
         assert (head.headers["upload-offset"], head.headers["upload-length"]) == ("3000000", "3000000")
+        named = b64encode(f"{home.name}/deep/talk.bin".encode()).decode()
+        assert head.headers["upload-metadata"] == f"filename eA==,path {named},empty", "as it was given"
         again = await http.patch(where, content=b"x", headers=more(len(CONTENT)))
         assert again.status_code == 409
+        nothing = {**more(len(CONTENT)), "Content-Type": "Application/Offset+Octet-Stream"}
+        assert (await http.patch(where, headers=nothing)).status_code == 204, "it is there already"
         assert (await http.get(f"/files/{home.name}/deep/talk.bin")).content == CONTENT
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.files import accepted_codings
-from api.negotiation import weights
+from api.negotiation import most_wanted, weights
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,27 @@ def test_no_header_breaks_it(header: str) -> None:
 )
 def test_codings_in_the_order_in_which_they_are_wanted(header: str | None, chosen: list[str]) -> None:
     assert accepted_codings(header) == chosen
+
+
+JSON, SSE, LINES = "application/json", "text/event-stream", "application/jsonl"
+
+
+@pytest.mark.parametrize(
+    ("header", "chosen"),
+    [
+        (None, ""),
+        ("text/html", ""),
+        ("*/*", JSON),
+        ("application/*", JSON),
+        ("text/*", SSE),
+        (f"{SSE}, */*", SSE),
+        (f"*/*, {LINES}", LINES),
+        (f"{SSE};q=0.1, */*", JSON),
+        (f"{JSON};q=0, application/*", LINES),
+        (f"{LINES};q=0.9, {JSON}", JSON),
+        (f"{LINES}, {JSON}", LINES),
+        ("*/*;q=0", ""),
+    ],
+)
+def test_each_media_type_has_the_weight_of_the_most_specific_range(header: str | None, chosen: str) -> None:
+    assert most_wanted(header, (JSON, SSE, LINES)) == chosen
