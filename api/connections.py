@@ -1,6 +1,7 @@
-"""What uvicorn's connections lack, put around the app: the outermost one.
+"""What uvicorn's connections lack: a limit on a request's head and problems as answers (HttpProtocol), a look at the
+protocols that a socket offers (SocketProtocol), and what Connections, put around the app as the outermost one, does.
 
-It finds uvicorn's request cycle, or WebSocket protocol, behind the `send` that it is given, and then
+That finds uvicorn's request cycle, or WebSocket protocol, behind the `send` that it is given, and then
 - what is written in one tick of the loop leaves as one write (corked.py);
 - where the connection is plain TCP, a whole answer is taken in one message, and files are sent by the kernel
   (answering.py, zerocopy.py);
@@ -19,10 +20,11 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request as Handshake
 
@@ -30,6 +32,7 @@ from api.answering import ANSWER, answer
 from api.backpressure import ClientGone
 from api.conditions import http_date
 from api.corked import Corked
+from api.problems import plain_problem
 
 CONNECTION = "millstream.connection"
 NO_TOKEN = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")  # RFC 9110 §5.6.2
@@ -49,6 +52,59 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if tokens:
             event.headers[PROTOCOLS] = ", ".join(tokens)
         super().handle_connect(event)
+
+
+class HeadTooLarge(Exception):
+    """A request's first line and headers are over the limit."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's, which would take headers of any size, and whose answer to what is no HTTP is plain text.
+
+    The parser tells of a header when it has all of it: so of a head that has not ended, the pieces are counted.
+    """
+
+    def __init__(self, *args: Any, head_bytes: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._most = head_bytes
+        self._in_head = False
+        self._held = 0  # bytes that came for a head that has not ended, but for those of its first piece
+        self._piece = 0  # bytes that have come now
+        self._of_head = False  # they are all of a head that began before, as far as is known
+
+    def data_received(self, data: bytes) -> None:
+        self._piece, self._of_head = len(data), self._in_head
+        super().data_received(data)
+        self._held = self._held + len(data) if self._of_head and self._in_head else 0
+        if self._held > self._most:
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if self._of_head or self._piece > self._most:
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > self._most:
+                self._held = size
+                raise HeadTooLarge  # the parser stops, and says that it did
+        self._in_head = self._of_head = False
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """The end of the connection, and why (RFC 6585 §5)."""
+        if self.transport.is_closing():
+            return
+        status = HTTPStatus.BAD_REQUEST
+        detail = "This is no request of HTTP/1.1."
+        if self._held > self._most:
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            detail = f"The first line and the headers of a request may have {self._most} bytes."
+        answer = plain_problem(status, status.phrase, "", detail, {"Connection": "close"})
+        lines = [b"%b: %b\r\n" % line for line in (*self.server_state.default_headers, *answer.raw_headers)]
+        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", answer.body)))
+        self.transport.close()
 
 
 class Connections:

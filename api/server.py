@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from functools import partial
 from time import monotonic
 from types import FrameType
 
@@ -11,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app, with_files
-from api.connections import SocketProtocol
+from api.connections import HttpProtocol, SocketProtocol
 from api.settings import ApiSettings
 from shared.heap import settle
 
@@ -70,7 +71,7 @@ def make_server(settings: ApiSettings, host: str, port: int) -> Server:
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=partial(HttpProtocol, head_bytes=settings.head_bytes),  # type: ignore[arg-type]  # makes one
         ws=SocketProtocol,
         ws_max_size=settings.max_body_bytes,
         ws_per_message_deflate=False,

@@ -17,6 +17,9 @@ class ApiSettings(Settings):
         86_400, gt=0, description="how long an unfinished resumable upload is kept, in seconds"
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="bytes in one frame or request body")
+    head_bytes: int = Field(
+        64 * 1024, ge=1024, description="bytes of a request's first line and headers; more is refused with 431"
+    )
     connections: int = Field(
         20_000, ge=1, description="sockets open at a time; the next is told to come back later (1013)"
     )

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +274,64 @@ async def test_a_client_that_leaves_while_it_sends_its_body_is_no_error(stack: S
     assert "error" not in [
         json.loads(line).get("level") for line in stack.api.log.read_text()[len(before) :].splitlines()
     ]
+
+
+HEAD_BYTES = 64 * 1024
+
+
+@pytest.mark.parametrize("form", ["one header", "many headers", "a long path"])
+@pytest.mark.parametrize("size", [HEAD_BYTES - 1000, HEAD_BYTES + 1000, 3 * MIB])
+@pytest.mark.parametrize("piece", [10_000, 4 * MIB])
+async def test_a_head_over_the_limit_is_refused_however_it_comes(
+    stack: Stack, form: str, size: int, piece: int
+) -> None:
+    line = {"one header": "X: " + "x" * size, "many headers": "\r\n".join(["X: " + "x" * 97] * (size // 98))}
+    path = "/healthz?" + ("x" * size if form == "a long path" else "")
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\n{line.get(form, 'Y: y')}\r\n\r\n".encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.api.url.rpartition(":")[2]))
+    if size < HEAD_BYTES:
+        head = head * 2 + b"GET /healthz HTTP/1.0\r\n\r\n"  # on one connection, which ends with the last
+    with suppress(ConnectionError):
+        for start in range(0, len(head), piece):
+            writer.write(head[start : start + piece])
+            await writer.drain()
+    answer = b""
+    with suppress(ConnectionError):  # a client that goes on sending may lose the answer
+        while received := await asyncio.wait_for(reader.read(MIB), 10):
+            answer += received
+    if size < HEAD_BYTES:
+        assert (answer.count(b"HTTP/1.1 200 "), answer.count(b"HTTP/1.1 ")) == (3, 3)
+    elif answer or size < MIB:
+        assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+        assert b"\r\ncontent-type: application/problem+json\r\n" in answer
+        assert f"may have {HEAD_BYTES} bytes".encode() in answer
+    writer.close()
+    async with web(stack.api) as http:
+        assert (await http.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("begin", ["GET /", "GET / HTTP/1.1\r\nX: ", "GET / HTTP/1.1\r\nX: x\r\nX"])
+async def test_a_head_without_an_end_is_not_waited_for(stack: Stack, begin: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.api.url.rpartition(":")[2]))
+    writer.write(begin.encode())
+    answer = b""
+    with suppress(ConnectionError):
+        for _ in range(MIB // 1000):
+            writer.write(b"x" * 1000)
+            await writer.drain()
+        answer = await asyncio.wait_for(reader.read(), 10)
+    assert not answer or answer.startswith(b"HTTP/1.1 431 ")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["GET\r\n\r\n", "FOO / HTTP/1.1\r\nHost: x\r\n\r\n", "\x00\x01", "GET / HTTP/1.1\r\nA B\r\n\r\n"]
+)
+async def test_what_is_no_http_is_a_problem_too(stack: Stack, text: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.api.url.rpartition(":")[2]))
+    writer.write(text.encode())
+    head, _, body = (await asyncio.wait_for(reader.read(), 10)).decode().partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 400 Bad Request\r\n")
+    assert "content-type: application/problem+json" in head
+    assert json.loads(body)["status"] == 400
+    writer.close()
