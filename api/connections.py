@@ -1,7 +1,6 @@
-"""What uvicorn's connections lack: a limit on a request's head and problems as answers (HttpProtocol), a look at the
-protocols that a socket offers (SocketProtocol), and what Connections, put around the app as the outermost one, does.
+"""What uvicorn's connections lack, put around the app: the outermost one.
 
-That finds uvicorn's request cycle, or WebSocket protocol, behind the `send` that it is given, and then
+It finds uvicorn's request cycle, or WebSocket protocol, behind the `send` that it is given, and then
 - what is written in one tick of the loop leaves as one write (corked.py);
 - where the connection is plain TCP, a whole answer is taken in one message, and files are sent by the kernel
   (answering.py, zerocopy.py);
@@ -16,95 +15,21 @@ tests/integration/test_zerocopy.py and test_corked.py, and uvicorn's minor versi
 """
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.http11 import Request as Handshake
 
 from api.answering import ANSWER, answer
 from api.backpressure import ClientGone
 from api.conditions import http_date
 from api.corked import Corked
-from api.problems import plain_problem
 
 CONNECTION = "millstream.connection"
-NO_TOKEN = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")  # RFC 9110 §5.6.2
-PROTOCOLS = "Sec-WebSocket-Protocol"
-
-
-class SocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's, which would answer a malformed list of protocols, and so a key with `=` in it, with all of its text:
-    what no protocol may contain is taken out first.
-    """
-
-    def handle_connect(self, event: Handshake) -> None:
-        offered = ",".join(event.headers.get_all(PROTOCOLS)).split(",")
-        tokens = [token for item in offered if (token := NO_TOKEN.sub("", item))]
-        if PROTOCOLS in event.headers:
-            del event.headers[PROTOCOLS]
-        if tokens:
-            event.headers[PROTOCOLS] = ", ".join(tokens)
-        super().handle_connect(event)
-
-
-class HeadTooLarge(Exception):
-    """A request's first line and headers are over the limit."""
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's, which would take headers of any size, and whose answer to what is no HTTP is plain text.
-
-    The parser tells of a header when it has all of it: so of a head that has not ended, the pieces are counted.
-    """
-
-    def __init__(self, *args: Any, head_bytes: int, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._most = head_bytes
-        self._in_head = False
-        self._held = 0  # bytes that came for a head that has not ended, but for those of its first piece
-        self._piece = 0  # bytes that have come now
-        self._of_head = False  # they are all of a head that began before, as far as is known
-
-    def data_received(self, data: bytes) -> None:
-        self._piece, self._of_head = len(data), self._in_head
-        super().data_received(data)
-        self._held = self._held + len(data) if self._of_head and self._in_head else 0
-        if self._held > self._most:
-            self.send_400_response("")
-
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        if self._of_head or self._piece > self._most:
-            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            if size > self._most:
-                self._held = size
-                raise HeadTooLarge  # the parser stops, and says that it did
-        self._in_head = self._of_head = False
-        super().on_headers_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """The end of the connection, and why (RFC 6585 §5)."""
-        if self.transport.is_closing():
-            return
-        status = HTTPStatus.BAD_REQUEST
-        detail = "This is no request of HTTP/1.1."
-        if self._held > self._most:
-            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            detail = f"The first line and the headers of a request may have {self._most} bytes."
-        answer = plain_problem(status, status.phrase, "", detail, {"Connection": "close"})
-        lines = [b"%b: %b\r\n" % line for line in (*self.server_state.default_headers, *answer.raw_headers)]
-        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", answer.body)))
-        self.transport.close()
 
 
 class Connections:
@@ -115,9 +40,6 @@ class Connections:
     def __init__(self, app: ASGIApp, *, stall_s: float) -> None:
         self._app = app
         self._stall_s = stall_s
-        self._second = 0
-        self._from: list[tuple[bytes, bytes]] = []
-        self._headers = self._from
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         cycle = getattr(send, "__self__", None)
@@ -137,7 +59,7 @@ class Connections:
             nonlocal until_close
             kind = message["type"]
             if not cycle.response_started:
-                cycle.default_headers = self._dated(cycle.default_headers)
+                cycle.default_headers = _dated(cycle.default_headers)
             if kind == ANSWER:
                 await answer(cycle, message, self._stall_s)
                 return
@@ -169,14 +91,11 @@ class Connections:
             if transport.is_closing():
                 cycle.disconnected = True
 
-    def _dated(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """uvicorn's headers, with a Date (RFC 9110 §6.6.1) of now; they are made once a second."""
-        now = int(time.time())
-        if now != self._second or headers is not self._from:
-            date = (b"date", http_date(now).encode())
-            self._second, self._from = now, headers
-            self._headers = [date if name == b"date" else (name, value) for name, value in headers]
-        return self._headers
+
+def _dated(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """uvicorn's headers, with a Date (RFC 9110 §6.6.1) of now."""
+    date = (b"date", http_date(int(time.time())).encode())
+    return [date if name == b"date" else (name, value) for name, value in headers]
 
 
 def _corked(transport: Any) -> Corked:

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app, with_files
-from api.connections import HttpProtocol, SocketProtocol
+from api.protocols import HttpProtocol, SocketProtocol
 from api.settings import ApiSettings
 from shared.heap import settle
 

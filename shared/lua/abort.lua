@@ -4,7 +4,7 @@
 local DAY_MS = 86400000
 redis.call('ZREMRANGEBYSCORE', ABORT, '-inf', now - DAY_MS)
 for _, id in ipairs(redis.call('ZRANGE', ABORT, 0, 999)) do
-  local job = read(id, FOR_CANCEL)
+  local job = read(id, TO_CANCEL)
   if job then cancel(job, ABORTED, tonumber(ARGV[1])) end
   if job or redis.call('EXISTS', BODY .. id) == 0 then redis.call('ZREM', ABORT, id) end
 end

@@ -97,8 +97,8 @@ local function leave_line(job)
   moved = moved + 0.001
 end
 
--- A stock arq client polls for a result: how its job ended, in words, in the codec of its body (worker/body.py does this
--- where a worker of ours writes the end). nil when the body is neither JSON nor msgpack. It must not raise: half an end
+-- A stock arq client polls for a result: how its job ended, in words, in the codec of its body. Where a worker of ours
+-- writes the end, it brings the result with it (worker/body.py): Lua would not keep every value of one. nil when the body is neither JSON nor msgpack. It must not raise: half an end
 -- would be written.
 local function arq_result(job, data)
   local body = redis.call('GET', BODY .. job.id)
@@ -138,7 +138,7 @@ local function cancel(job, reason, keep_ms)
   if job.status == 'running' then redis.call('PUBLISH', STOP .. job.worker, job.id .. '\n' .. job.token) end
   close(job, 'cancelled', '{"reason":' .. reason .. '}', keep_ms)
 end
-local FOR_CANCEL = { 'status', 'worker', 'token', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn',
+local TO_CANCEL = { 'status', 'worker', 'token', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn',
   'back', 'adopted' }
 
 -- Does `token` own the job? Once its lease has run out, been handed on or been taken away, it never does again.
