@@ -46,7 +46,6 @@ async def answer(cycle: RequestResponseCycle, message: Message, stall_s: float) 
             message["sent"](part.length)
         if cycle.flow.write_paused:
             await drained(cycle, stall_s)
-    transport.flush()  # type: ignore[attr-defined]
     cycle.response_complete = True
     cycle.message_event.set()
     if not cycle.keep_alive:

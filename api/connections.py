@@ -80,8 +80,6 @@ class Connections:
                     raise ClientGone("the client left, or read nothing")
             else:
                 await send(message)
-            if kind == "http.response.body":
-                corked.flush()
 
         try:
             await self._app(scope, receive, send_or_answer)

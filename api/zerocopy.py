@@ -16,6 +16,7 @@ WINDOW = 1024 * 1024  # what one stream sends before the others have their turn
 async def copy(cycle: RequestResponseCycle, file: int, span: Span, told: Callable[[int], None], stall_s: float) -> None:
     """Send these bytes behind what was written. Raises ClientGone, after ending the connection."""
     transport = cycle.transport
+    await asyncio.sleep(0)  # requests that came together are answered together: the client is woken less often
     transport.flush()  # type: ignore[attr-defined]  # a Corked
     if transport.get_write_buffer_size():
         await drained(cycle, stall_s)

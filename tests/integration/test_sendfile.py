@@ -189,3 +189,37 @@ async def test_streams_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -
         for writer in writers:
             writer.close()
     assert len(set(order[-4:])) == 2, "the first to begin does not keep the other waiting to its end"
+
+
+async def test_requests_that_came_together_are_all_read_before_the_first_is_answered(path: Path) -> None:
+    """The loop is held until all of them are there."""
+    held, go_on = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/hold":
+            held.set()
+            assert go_on.wait(10)
+        order.append("read")
+        await send_whole(send, path, lambda count: order.append("sent"))
+
+    async def receive_whole(reader: asyncio.StreamReader) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(100_000) == CONTENT[:100_000]
+
+    os.truncate(path, 100_000)  # one window
+    async with serving(Connections(app, stall_s=10)) as url:
+        connections = [await asyncio.open_connection("127.0.0.1", port(url)) for _ in range(4)]
+        (first_reader, first), *others = connections
+        for reader, writer in others:  # so that they are accepted
+            writer.write(ASK)
+            await receive_whole(reader)
+        first.write(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await asyncio.to_thread(held.wait, 10)
+        for _, writer in others:
+            writer.write(ASK)
+        go_on.set()
+        for reader, writer in (first_reader, first), *others:
+            await receive_whole(reader)
+            writer.close()
+    assert order[-6:] == ["read"] * 3 + ["sent"] * 3
