@@ -58,13 +58,16 @@ class Server(uvicorn.Server):
             log.info("listening", host=self.config.host, port=port)
 
 
-def _expected(record: logging.LogRecord) -> bool:
-    """uvicorn calls a refused handshake an error of the app; it is the app's answer."""
-    return not record.getMessage().startswith("ASGI callable returned without completing handshake")
+# What uvicorn calls errors: a handshake that the app refused, and a client's text that is none, with a traceback.
+NO_ERRORS = ("ASGI callable returned without completing handshake", "Invalid UTF-8 sequence received from client")
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(NO_ERRORS)
 
 
 def make_server(settings: ApiSettings, host: str, port: int) -> Server:
-    logging.getLogger("uvicorn.error").addFilter(_expected)
+    logging.getLogger("uvicorn.error").addFilter(_is_error)
     app = create_app(settings)
     config = uvicorn.Config(
         with_files(app),

@@ -27,6 +27,17 @@ async def test_any_text_is_data(stack: Stack, text: str) -> None:
         assert await socket.recv() == f"Processed data: {text}"
 
 
+async def test_text_that_is_no_utf8_ends_the_socket_and_is_no_error_of_ours(stack: Stack) -> None:
+    before = stack.api.log.read_text()
+    async with plain(stack.api) as socket:
+        await socket.send(b"\xff", text=True)
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1007  # RFC 6455 §7.4.1
+    assert "Traceback" not in stack.api.log.read_text().removeprefix(before)
+
+
 async def test_a_thousand_frames_sent_without_waiting_are_answered_in_their_order(stack: Stack) -> None:
     chance = random.Random(1)
     texts = [f"{chance.choice([0, 0, 0.005, 0.05])} number {number}" for number in range(1000)]
