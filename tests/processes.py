@@ -97,7 +97,7 @@ class Processes:
         for process in alive:
             os.killpg(process.pid, signal.SIGKILL)  # each leads a session: its children end with it
         for process in alive:
-            await process.kill()
+            await process.ended()
 
     async def _start(self, name: str, arguments: list[str], environment: dict[str, str], url: str) -> Process:
         log = self.directory / f"{name}-{len(self.started)}.log"
