@@ -37,14 +37,17 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What tells one state of a representation from another: its strong ETag, quoted, and the second it was changed."""
+    """What tells one state of a representation from another: its strong ETag, quoted, and the second it was changed.
+    `others`: the ETags of what may be sent in its place, which a client that writes may have seen.
+    """
 
     etag: str
     modified: int
+    others: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, state: State) -> "Validators":
-        return cls('"' + "-".join(f"{part:x}" for part in state) + '"', state.modified_ns // 1_000_000_000)
+    def of(cls, state: State, others: tuple[str, ...] = ()) -> "Validators":
+        return cls('"' + "-".join(f"{part:x}" for part in state) + '"', state.modified_ns // 1_000_000_000, others)
 
     @property
     def last_modified(self) -> str:
@@ -87,7 +90,8 @@ def _matches(header: str, current: Validators | None, *, weak: bool) -> bool:
         return False
     if header.strip() == "*":
         return True
-    return any(f'"{tag}"' == current.etag and (weak or not mark) for mark, tag in _TAG.findall(header))
+    known = (current.etag, *current.others)
+    return any(f'"{tag}"' in known and (weak or not mark) for mark, tag in _TAG.findall(header))
 
 
 def _date(header: str | None) -> int | None:

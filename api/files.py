@@ -25,7 +25,7 @@ from api.negotiation import most_wanted, weights
 from api.pagecache import Cut
 from api.problems import plain_problem, problem_response
 from api.ranges import Unsatisfiable, spans
-from api.representations import Answer, Representation, media_type, representation
+from api.representations import CODINGS, Answer, Representation, media_type, representation
 from api.sending import Traffic, connection, send_answer, until_left
 from api.settings import ApiSettings
 from api.uploads import Uploads
@@ -39,7 +39,6 @@ log = structlog.get_logger("millstream.api")
 PREFIX = "/files/"
 STREAM = "/stream/file"
 SETTLE_NS = 20_000_000  # a change within this time of another one may leave the same time stamp behind
-CODINGS = {"zstd": ".zst", "br": ".br", "gzip": ".gz"}  # the best first
 LISTINGS = ("application/json", "application/jsonl", "application/x-ndjson")
 
 

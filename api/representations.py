@@ -11,6 +11,7 @@ from urllib.parse import quote
 from api.conditions import State, Validators, http_date
 from api.ranges import Span
 
+CODINGS = {"zstd": ".zst", "br": ".br", "gzip": ".gz"}  # of siblings that are compressed already; the best first
 ACTIVE = ("text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml", "text/javascript")
 
 

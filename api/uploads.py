@@ -27,6 +27,7 @@ from starlette.types import Receive
 
 from api.conditions import State, Validators, refused
 from api.problems import plain_problem
+from api.representations import CODINGS
 from api.settings import ApiSettings
 from shared.beneath import Directory, Missing, NotServed, parts
 from shared.errors import Problem
@@ -286,14 +287,22 @@ def locked(directory: int) -> Iterator[None]:
 
 
 def current(directory: int, name: str) -> Validators | None:
-    """The state of what a name stands for; None: nothing yet. Raises NotServed for what is no regular file."""
+    """The state of what a name stands for, with those of its compressed siblings; None: nothing yet. Raises NotServed
+    for what is no regular file.
+    """
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(found.st_mode):
         raise NotServed(name)
-    return Validators.of(State.of(found))
+    others = []
+    for ending in CODINGS.values():
+        with suppress(OSError):
+            sibling = os.stat(name + ending, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISREG(sibling.st_mode) and sibling.st_mtime_ns >= found.st_mtime_ns:  # else it is not sent
+                others.append(Validators.of(State.of(sibling)).etag)
+    return Validators.of(State.of(found), tuple(others))
 
 
 def write_all(file: int, block: bytes) -> None:

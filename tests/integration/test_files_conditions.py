@@ -1,5 +1,6 @@
 """Validators of a file and conditions on them: RFC 9110 §8.8 and §13 end to end."""
 
+import gzip
 import hashlib
 import os
 import time
@@ -127,3 +128,21 @@ async def test_the_etag_and_the_digest_change_with_the_content_even_when_the_tim
         assert second.headers["last-modified"] == first.headers["last-modified"]
         listed = (await http.get(f"/files/?prefix={home.name}")).json()
         assert listed[0]["etag"] == second.headers["etag"]
+
+
+async def test_who_has_seen_a_compressed_sibling_may_replace_the_file(stack: Stack, home: Path) -> None:
+    path, address = one_file(home)
+    path.write_bytes(b"[1]")
+    path.with_name("file.gz").write_bytes(gzip.compress(b"[1]"))
+    async with web(stack.api) as http:
+        seen = await http.get(address, headers={"Accept-Encoding": "gzip"})
+        assert (seen.headers["content-encoding"], seen.content) == ("gzip", b"[1]")
+        packed = {"If-Match": seen.headers["etag"]}
+        assert (await http.put(address, content=b"[2]", headers=packed)).status_code == 204
+        assert (await http.put(address, content=b"[3]", headers=packed)).status_code == 412, "that is older by now"
+        assert (await http.delete(address, headers=packed)).status_code == 412
+        assert (await http.get(address, headers={"Accept-Encoding": "gzip"})).content == b"[2]"
+        os.utime(path, (0, 0))
+        none = {"If-None-Match": seen.headers["etag"]}
+        assert (await http.put(address, content=b"[3]", headers=none)).status_code == 412
+        assert (await http.delete(address, headers=packed)).status_code == 204
