@@ -14,7 +14,7 @@ from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.backpressure import ClientGone
-from shared.errors import ENDS, KINDS, Problem, pointer
+from shared.errors import ENDS, KINDS, Problem, sentence, wrong_members
 
 log = structlog.get_logger("millstream.api")
 
@@ -122,6 +122,5 @@ def answering_errors(app: ASGIApp) -> ASGIApp:
 
 def _invalid(error: RequestValidationError) -> Problem:
     """What FastAPI found wrong in a path, a query or a header, in the words that the socket uses."""
-    errors = [{"pointer": pointer(item["loc"][1:]), "detail": item["msg"]} for item in error.errors()]
-    text = "; ".join(f"{item['pointer'][1:]}: {item['detail']}" for item in errors[:5])
-    return Problem("invalid_params", f"{text}.", errors)
+    errors = wrong_members({**item, "loc": item["loc"][1:]} for item in error.errors())
+    return Problem("invalid_params", f"{sentence(errors)}.", errors)

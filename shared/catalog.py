@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema_rs
 from pydantic_core import from_json
 
-from shared.errors import Problem, pointer
+from shared.errors import Problem, pointer, sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,7 @@ class Entry:
             {"pointer": pointer(["params", *error.instance_path]), "detail": error.message[:300]}
             for error in self.validator.iter_errors(params)
         ]
-        text = "; ".join(f"{error['pointer'][1:]}: {error['detail']}" for error in errors[:5])
-        raise Problem("invalid_params", f"{self.name}: {text}.", errors[:50])
+        raise Problem("invalid_params", f"{self.name}: {sentence(errors)}.", errors[:50])
 
     def as_dict(self) -> dict[str, Any]:
         """As `analysis.list` shows it."""

@@ -4,7 +4,7 @@ A `Problem` is raised where the rule lives and turned into a JSON-RPC error or a
 transport has rules of its own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,9 +139,26 @@ ENDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
+IN_JSON = {  # in place of pydantic's words, which are Python's
+    **dict.fromkeys(("model_type", "dict_type", "dataclass_type"), "Input should be an object"),
+    **dict.fromkeys(("list_type", "tuple_type", "set_type"), "Input should be an array"),
+}
+
+
 def pointer(steps: Iterable[str | int]) -> str:
     """A JSON Pointer (RFC 6901); the whole document is the empty one."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+
+
+def wrong_members(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What pydantic's `errors()` found, as `errors` of a Problem has it, in the words of JSON."""
+    return [{"pointer": pointer(item["loc"]), "detail": IN_JSON.get(item["type"], item["msg"])} for item in found]
+
+
+def sentence(errors: Sequence[Mapping[str, Any]]) -> str:
+    """The first five of a Problem's `errors`, for its `detail`: `params/n: what is wrong; …`."""
+    told = (": ".join(filter(None, (item["pointer"][1:], item["detail"]))) for item in errors[:5])
+    return "; ".join(told)[:1000]
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import from_json, to_json
 
-from shared.errors import Problem, pointer
+from shared.errors import Problem, sentence, wrong_members
 from shared.events import Cursor, Event
 
 SOCKET = "/ws"  # the `instance` of the problems that it tells
@@ -162,15 +162,8 @@ def _request(document: Any) -> Call | Fault:
 
 def invalid_params(what: str, error: ValidationError) -> Problem:
     """Say what pydantic found wrong in the parameters of `what`, member by member."""
-    errors = [
-        {"pointer": pointer(item["loc"]), "detail": item["msg"]}
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    return Problem("invalid_params", f"{what}: {_sentence(errors)}.", errors)
-
-
-def _sentence(errors: list[dict[str, Any]]) -> str:
-    return "; ".join(f"{item['pointer'].lstrip('/') or 'params'}: {item['detail']}" for item in errors[:5])[:1000]
+    errors = wrong_members(error.errors(include_url=False, include_context=False, include_input=False))
+    return Problem("invalid_params", f"{what}: {sentence(errors)}.", errors)
 
 
 def read_cursor(text: str | None) -> Cursor:

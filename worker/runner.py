@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from shared.beneath import Directory, NotServed
-from shared.errors import StoreUnavailable, pointer
+from shared.errors import StoreUnavailable, sentence, wrong_members
 from shared.store import Claimed, LeaseLost, LogFull, Store
 from worker.analysis import Analysis, Final, Level, Retry
 from worker.body import BadBody, Body, arq_result, read_body
@@ -308,12 +308,9 @@ def _failure(error: BaseException, retry: bool) -> Failure:
     """What an exception means for the job."""
     match error:
         case ValidationError():
-            errors = [
-                {"pointer": pointer(item["loc"]), "detail": item["msg"]}
-                for item in error.errors(include_url=False, include_context=False, include_input=False)
-            ]
-            text = "; ".join(f"{item['pointer'].lstrip('/')}: {item['detail']}" for item in errors[:5])
-            return Failure("invalid_params", f"The parameters are wrong: {text}.", extra={"errors": errors[:20]})
+            errors = wrong_members(error.errors(include_url=False, include_context=False, include_input=False))
+            text = f"The parameters are wrong: {sentence(errors)}."
+            return Failure("invalid_params", text, extra={"errors": errors[:20]})
         case BadBody():
             return Failure("invalid_params", _words(error))
         case EventTooLarge() | LogFull():

@@ -94,6 +94,19 @@ async def test_a_key_that_is_empty_too_long_or_differs_from_the_bodys_is_refused
     assert pointers(problem(answer, "invalid_params")) == {"/idempotency-key"}
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ([], "POST /jobs: Input should be an object."), ("x", "POST /jobs: Input should be an object."),
+        ({"analysis": "process", "params": []}, "POST /jobs: params: Input should be an object."),
+    ],
+)  # fmt: skip
+async def test_a_body_that_is_no_object_is_told_so_in_the_words_of_json(
+    http: httpx.AsyncClient, body: Any, told: str
+) -> None:
+    assert problem(await http.post("/jobs", json=body), "invalid_params")["detail"] == told
+
+
 async def test_lines_of_a_header_that_is_a_list_count_as_one(http: httpx.AsyncClient) -> None:
     async with http.stream(
         "POST", "/jobs", json=PROCESS, headers=[("Accept", "text/html"), ("Accept", "application/jsonl")]

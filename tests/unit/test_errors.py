@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.errors import KINDS, Problem
+from shared.errors import KINDS, Problem, sentence
 
 #: §3 of the contract: slug, JSON-RPC code, HTTP status.
 CONTRACT = [
@@ -55,3 +55,10 @@ def test_a_problem_is_an_rfc_9457_document_with_only_what_there_is_to_say() -> N
     errors = [{"pointer": "/x", "detail": "unknown"}]
     full = Problem("invalid_params", "x: unknown", errors, retry_after_s=2).document("/jobs")
     assert (full["instance"], full["errors"], full["retry_after_s"]) == ("/jobs", errors, 2)
+
+
+def test_a_sentence_names_the_first_five_members_and_the_whole_by_nothing() -> None:
+    assert sentence([{"pointer": "", "detail": "Input should be an object"}]) == "Input should be an object"
+    many = [{"pointer": f"/params/{number}", "detail": "no"} for number in range(6)]
+    assert sentence(many) == "params/0: no; params/1: no; params/2: no; params/3: no; params/4: no"
+    assert len(sentence([{"pointer": "/x", "detail": "y" * 2000}])) == 1000
