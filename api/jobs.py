@@ -245,11 +245,9 @@ async def result(who: Who, commands: Do, job: JobPath) -> Response:
         )
     if snapshot.status is Status.SUCCEEDED:
         return _json(snapshot.result)
-    error = snapshot.error or {}
-    code = error.get("code", "cancelled")
-    raise Problem(
-        code if code in ENDS or code == "invalid_params" else "analysis_error", error.get("message", "cancelled")
-    )
+    error = snapshot.error or {"code": "cancelled", "message": "The job was cancelled; its last event says why."}
+    code = error["code"] if error["code"] in (*ENDS, "invalid_params") else "analysis_error"
+    raise Problem(code, error["message"], error.get("errors", []))
 
 
 @router.get("/analyses", response_model=list[AnalysisInfo], responses=problems(*GENERAL))

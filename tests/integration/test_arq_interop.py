@@ -20,6 +20,7 @@ from shared.store import Store
 from tests.integration.conftest import ANALYSES, Stack, database
 from tests.integration.jobs import a_job, snapshot, types
 from tests.integration.rpc import Refused, Rpc
+from tests.integration.web import pointers, problem, web
 from tests.processes import Process, Processes, until
 
 
@@ -191,6 +192,17 @@ async def test_a_deferred_job_of_a_stock_client_waits_until_it_is_due(stack: Sta
         job = await enqueue(pool, "process", "later", _defer_by=0.4)
         assert await job.result(timeout=10, poll_delay=0.02) == "Processed data: later"
         assert loop.time() - began >= 0.39
+
+
+async def test_wrong_parameters_of_a_stock_client_are_named_where_the_result_is_asked_for(stack: Stack) -> None:
+    async with arq(stack.store, "json") as pool:
+        job = await enqueue(pool, "process", ["no text"], delay_s={})
+        with pytest.raises(SerializationError, match="text: Input should be a valid string"):
+            await job.result(timeout=10, poll_delay=0.02)
+    async with web(stack.api) as http:
+        told = problem(await http.get(f"/jobs/{job.job_id}/result"), "invalid_params")
+    assert pointers(told) == {"/text", "/delay_s"}
+    assert "text: Input should be a valid string" in told["detail"]
 
 
 async def test_a_pickled_job_is_never_read_and_fails_with_a_reason(stack: Stack, client_rpc: Rpc) -> None:
