@@ -57,15 +57,12 @@ def _read_cached(file: int, offset: int, count: int) -> bytes | bytearray:
 
 
 def cached(file: int, offset: int, count: int) -> bool:
-    """Are these bytes in the page cache, as far as the last one in each PROBE of the file tells? True where the file
-    system cannot say.
+    """Are these bytes in the page cache, as far as one in every PROBE tells, the last first? True where the file system
+    cannot say.
     """
-    end = offset + count
     try:
-        for last in range(offset | (PROBE - 1), end, PROBE):
-            os.preadv(file, _BYTE, last, _NOWAIT)
-        if end % PROBE:
-            os.preadv(file, _BYTE, end - 1, _NOWAIT)
+        for byte in range(offset + count - 1, offset - 1, -PROBE):
+            os.preadv(file, _BYTE, byte, _NOWAIT)
     except BlockingIOError:
         return False
     except OSError:
