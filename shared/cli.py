@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from pydantic import ValidationError
 
 from shared.apikeys import BadKeyFile, Key, Scope, new_key, read_keys, write_keys
 from shared.demo import tour
 from shared.embedded import NoStore
+from shared.settings import Settings, explain
 from shared.supervisor import CannotRun, Supervisor
 
 app = App(
@@ -29,15 +31,21 @@ Host = Annotated[str, Parameter(help="the address to listen on")]
 Port = Annotated[int, Parameter(help="the port to listen on")]
 Workers = Annotated[int, Parameter(help="how many workers to run")]
 Redis = Annotated[str | None, Parameter(help="a store that runs already, instead of an embedded one")]
-Data = Annotated[Path, Parameter(help="the directory whose files are served; the embedded store lives in it, hidden")]
+Data = Annotated[
+    Path | None,
+    Parameter(
+        help="the directory whose files are served; the embedded store lives in it, hidden "
+        "[default: MILLSTREAM_DATA_DIR, or data]"
+    ),
+]
 
 
 @app.command
 def up(
-    *, port: Port = 8000, host: Host = "127.0.0.1", workers: Workers = 2, redis: Redis = None, data: Data = Path("data")
+    *, port: Port = 8000, host: Host = "127.0.0.1", workers: Workers = 2, redis: Redis = None, data: Data = None
 ) -> int:
     """Run everything on this machine: an embedded store, an API, workers. Ctrl-C drains and ends it."""
-    return asyncio.run(_run(Supervisor(host, port, workers, data, redis)))
+    return asyncio.run(_run(Supervisor(host, port, workers, _data_dir(data), redis)))
 
 
 @app.command
@@ -45,7 +53,7 @@ def demo(
     *,
     port: Port = 8000,
     workers: Workers = 2,
-    data: Data = Path("data"),
+    data: Data = None,
     exit: Annotated[
         bool, Parameter(help="end after the tour, with 0 when all went well and 1 otherwise", negative="")
     ] = False,
@@ -55,7 +63,7 @@ def demo(
         "127.0.0.1",
         port,
         max(2, workers),
-        data,
+        _data_dir(data),
         settings={"MILLSTREAM_LEASE_S": "2", "MILLSTREAM_LOG_LEVEL": "warning"},
     )
     return asyncio.run(_run(supervisor, lambda: tour(supervisor), exit_after=exit))
@@ -129,6 +137,15 @@ def _change_keys(file: Path, change: Callable[[list[Key]], list[Key]], done: str
         return 2
     print(done)
     return 0
+
+
+def _data_dir(given: Path | None) -> Path:
+    """The directory that was given, or else the setting's."""
+    try:
+        return given or Settings().data_dir
+    except ValidationError as error:
+        print(explain(error), file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 async def _run(

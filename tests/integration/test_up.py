@@ -1,0 +1,51 @@
+"""`millstream up` takes the settings that the processes it starts take."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from shared.embedded import free_port
+from tests.processes import Process, Processes
+
+MILLSTREAM = [sys.executable, "-c", "import os, sys; from shared.cli import app; os.chdir(sys.argv.pop(1)); app()"]
+
+
+@pytest.mark.parametrize("how", ["variable", "file", "option"])
+async def test_the_directory_that_is_served_is_the_one_that_is_set(
+    own_processes: Processes, tmp_path: Path, how: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "hello.txt").write_text("hello")
+    if how != "variable":
+        (tmp_path / ".env").write_text(f"MILLSTREAM_DATA_DIR={'mine' if how == 'file' else 'another'}\n")
+    port = free_port()
+    up = Process(
+        [*MILLSTREAM, str(tmp_path), "up", "--port", str(port), "--workers", "0",
+         *(["--data", "mine"] if how == "option" else [])],
+        {"PYTHONPATH": str(Path.cwd()), **({"MILLSTREAM_DATA_DIR": "mine"} if how == "variable" else {})},
+        tmp_path / "log", f"http://127.0.0.1:{port}",
+    )  # fmt: skip
+    own_processes.started.append(up)
+    await up.start()
+    await own_processes.answers(up)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.get(f"{up.url}/files/hello.txt")).text == "hello"
+    assert (tmp_path / "mine" / ".store").is_dir()
+    up.signal(signal.SIGINT)
+    assert await up.ended() == 0
+
+
+async def test_a_setting_that_is_wrong_is_named(tmp_path: Path) -> None:
+    wrong = {**os.environ, "MILLSTREAM_QUEUE_DEPTH": "0", "PYTHONPATH": str(Path.cwd())}
+    found = await asyncio.to_thread(
+        subprocess.run, [*MILLSTREAM, str(tmp_path), "up"], env=wrong, capture_output=True, text=True, timeout=20
+    )
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith("MILLSTREAM_QUEUE_DEPTH=0: ")
+    assert "Traceback" not in found.stderr
