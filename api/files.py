@@ -25,7 +25,7 @@ from api.negotiation import most_wanted, weights
 from api.pagecache import Cut
 from api.problems import plain_problem, problem_response
 from api.ranges import Unsatisfiable, spans
-from api.representations import CODINGS, Answer, Representation, media_type, representation
+from api.representations import CODINGS, Answer, Representation, media_type, representation, takes_the_place
 from api.sending import Traffic, connection, send_answer, until_left
 from api.settings import ApiSettings
 from api.uploads import Uploads
@@ -178,9 +178,9 @@ class Files:
                 packed = await self._open(name + CODINGS[coding])
             except NotServed:
                 continue
-            older = packed.found.st_mtime_ns < plain.found.st_mtime_ns
-            os.close(packed.file if older else plain.file)
-            if not older:
+            better = takes_the_place(packed.found, plain.found)
+            os.close(plain.file if better else packed.file)
+            if better:
                 return packed, coding
         return plain, None
 

@@ -1,6 +1,7 @@
 """What is said and sent of one state of a file: whole, in one part or several, or not again. No I/O."""
 
 import mimetypes
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ def representation(name: str, coding: str | None, state: State, modified: int) -
         whole=Answer(200, lines(whole), (Span(0, state.size),)),
         unchanged=Answer(304, lines(always)),
     )
+
+
+def takes_the_place(sibling: os.stat_result, plain: os.stat_result) -> bool:
+    """Is this compressed sibling sent in place of the plain file? Not when it is older."""
+    return sibling.st_mtime_ns >= plain.st_mtime_ns
 
 
 def media_type(name: str) -> str:

@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
             log.info("listening", host=self.config.host, port=port)
 
 
-# What uvicorn calls errors: a handshake that the app refused, and a client's text that is none, with a traceback.
+# What uvicorn logs as errors, and is none of ours: a handshake that the app refused, a client's text that is no UTF-8.
 NO_ERRORS = ("ASGI callable returned without completing handshake", "Invalid UTF-8 sequence received from client")
 
 

@@ -27,7 +27,7 @@ from starlette.types import Receive
 
 from api.conditions import State, Validators, refused
 from api.problems import plain_problem
-from api.representations import CODINGS
+from api.representations import CODINGS, takes_the_place
 from api.settings import ApiSettings
 from shared.beneath import Directory, Missing, NotServed, parts
 from shared.errors import Problem
@@ -300,7 +300,7 @@ def current(directory: int, name: str) -> Validators | None:
     for ending in CODINGS.values():
         with suppress(OSError):
             sibling = os.stat(name + ending, dir_fd=directory, follow_symlinks=False)
-            if stat.S_ISREG(sibling.st_mode) and sibling.st_mtime_ns >= found.st_mtime_ns:  # else it is not sent
+            if stat.S_ISREG(sibling.st_mode) and takes_the_place(sibling, found):
                 others.append(Validators.of(State.of(sibling)).etag)
     return Validators.of(State.of(found), tuple(others))
 

@@ -10,7 +10,7 @@ from api.backpressure import ClientGone, drained, writable
 from api.pagecache import cached, read_ahead
 from api.ranges import Span
 
-WINDOW = 512 * 1024  # what one stream sends before the others have their turn; it is in a cache yet when it is read
+WINDOW = 512 * 1024  # what one stream sends before the others have their turn; the client finds it in a CPU's cache
 
 
 async def copy(cycle: RequestResponseCycle, file: int, span: Span, told: Callable[[int], None], stall_s: float) -> None:

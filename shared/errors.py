@@ -151,7 +151,7 @@ def pointer(steps: Iterable[str | int]) -> str:
 
 
 def wrong_members(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What pydantic's `errors()` found, as `errors` of a Problem has it, in the words of JSON."""
+    """What pydantic's `errors()` tells, as `errors` of a Problem has it, in the words of JSON."""
     return [{"pointer": pointer(item["loc"]), "detail": IN_JSON.get(item["type"], item["msg"])} for item in found]
 
 

@@ -162,7 +162,7 @@ def _request(document: Any) -> Call | Fault:
 
 def invalid_params(what: str, error: ValidationError) -> Problem:
     """Say what pydantic found wrong in the parameters of `what`, member by member."""
-    errors = wrong_members(error.errors(include_url=False, include_context=False, include_input=False))
+    errors = wrong_members(error.errors())
     return Problem("invalid_params", f"{what}: {sentence(errors)}.", errors)
 
 

@@ -308,7 +308,7 @@ def _failure(error: BaseException, retry: bool) -> Failure:
     """What an exception means for the job."""
     match error:
         case ValidationError():
-            errors = wrong_members(error.errors(include_url=False, include_context=False, include_input=False))
+            errors = wrong_members(error.errors())
             text = f"The parameters are wrong: {sentence(errors)}."
             return Failure("invalid_params", text, extra={"errors": errors[:20]})
         case BadBody():
