@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test system browser lint types fmt bench bench-files lock clean
+.PHONY: help demo up test mutants system browser lint types fmt bench bench-files lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -13,8 +13,11 @@ demo: .venv/run  ## the main job, end to end, on an embedded store; stays up (DE
 up: .venv/run    ## embedded store, API and two workers at http://127.0.0.1:8000
 	$(BIN)/millstream up
 
-test: .venv/dev  ## unit and integration tests, a process for each core, each with a store of its own
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+test: .venv/dev  ## unit and integration tests, a process for each core, each with a store of its own (T=…: one test)
+	$(BIN)/pytest $(if $(T),$(T),-n auto --maxprocesses 4 --dist loadfile)
+
+mutants: .venv/dev ## break promises one at a time, and see that a test fails (M=NAME …: only those)
+	$(BIN)/python -m tests.mutants $(M)
 
 system: .venv/dev ## slower tests: processes killed, restarted, paused
 	$(BIN)/pytest tests/system --ignore tests/system/test_compose.py

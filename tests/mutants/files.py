@@ -1,0 +1,5 @@
+"""What the file tier promises."""
+
+from tests.mutants import Mutant
+
+FILES: list[Mutant] = []

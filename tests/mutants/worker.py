@@ -1,0 +1,5 @@
+"""What a worker promises."""
+
+from tests.mutants import Mutant
+
+WORKER: list[Mutant] = []
