@@ -204,7 +204,7 @@ def echo() -> FastAPI:
 
 
 def serve(app: FastAPI, port: int) -> None:
-    """uvicorn with the settings of api/server.py."""
+    """uvicorn with the settings of api/millstream_api/server.py."""
 
     @app.get("/readyz")
     async def readyz() -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from worker.analysis import Context, analysis
+from millstream_worker.analysis import Context, analysis
 
 
 @analysis()

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser
 
-from shared.apikeys import new_key, write_keys
+from millstream.apikeys import new_key, write_keys
 from tests.browser.conftest import Live
 from tests.processes import until
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from shared.events import Event
-from shared.jobs import Snapshot
-from shared.store import Claimed, NewJob, Store, new_job_id
+from millstream.events import Event
+from millstream.jobs import Snapshot
+from millstream.store import Claimed, NewJob, Store, new_job_id
 from tests.processes import until
 
 LONG_S = 60.0

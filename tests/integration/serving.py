@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from shared.embedded import free_port
+from millstream.embedded import free_port
 from tests.processes import until
 
 

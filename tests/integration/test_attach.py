@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from shared.events import START, Cursor, Event, read_published
-from shared.jobs import Page
-from shared.store import Claimed, Store
+from millstream.events import START, Cursor, Event, read_published
+from millstream.jobs import Page
+from millstream.store import Claimed, Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, events, running, snapshot
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from shared.limits import Limits
-from shared.store import Claimed, LeaseLost, LogFull, Store
+from millstream.limits import Limits
+from millstream.store import Claimed, LeaseLost, LogFull, Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import (
     SHORT_S,

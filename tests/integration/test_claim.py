@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from shared.keys import PRIORITIES
-from shared.limits import Limits
-from shared.store import Store
+from millstream.keys import PRIORITIES
+from millstream.limits import Limits
+from millstream.store import Store
 from tests.integration.conftest import Client, database
 from tests.integration.jobs import (
     SHORT_S,

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from shared.apikeys import Scope, new_key, write_keys
+from millstream.apikeys import Scope, new_key, write_keys
 from tests.integration.conftest import Stack
 from tests.integration.web import JSONL, NDJSON, web
 from tests.processes import Processes

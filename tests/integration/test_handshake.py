@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
-from shared.apikeys import new_key, write_keys
+from millstream.apikeys import new_key, write_keys
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Refused, Rpc, plain, rpc
 from tests.processes import Process, Processes

@@ -12,9 +12,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from api.app import create_app, with_files
-from api.settings import ApiSettings
-from shared.beneath import Directory
+from millstream.beneath import Directory
+from millstream_api.app import create_app, with_files
+from millstream_api.settings import ApiSettings
 from tests.integration.conftest import Stack
 from tests.integration.serving import serving
 from tests.integration.web import pointers, problem, web

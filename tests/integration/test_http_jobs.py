@@ -10,7 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from shared.apikeys import new_key, write_keys
+from millstream.apikeys import new_key, write_keys
 from tests.integration.conftest import ANALYSES, Stack, database
 from tests.integration.web import JSONL, SSE, ended, following, pointers, problem, submit, web
 from tests.processes import Process, Processes, until

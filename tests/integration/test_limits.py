@@ -10,11 +10,11 @@ import redis.asyncio as redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from api.settings import ApiSettings
+from millstream_api.settings import ApiSettings
+from millstream_worker.settings import WorkerSettings
 from tests.integration.conftest import ANALYSES, Stack, database
 from tests.integration.rpc import Refused, Rpc, plain, rpc
 from tests.processes import Process, Processes, until
-from worker.settings import WorkerSettings
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

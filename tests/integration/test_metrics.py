@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from shared.apikeys import new_key, write_keys
+from millstream.apikeys import new_key, write_keys
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Refused, plain, rpc
 from tests.integration.web import ended, problem, submit, web

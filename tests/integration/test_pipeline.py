@@ -10,11 +10,11 @@ import hiredis
 import pytest
 import redis.asyncio as redis
 
-from shared.embedded import free_port
-from shared.errors import StoreUnavailable
-from shared.limits import Limits
-from shared.pipeline import Pipeline, shown
-from shared.store import Store
+from millstream.embedded import free_port
+from millstream.errors import StoreUnavailable
+from millstream.limits import Limits
+from millstream.pipeline import Pipeline, shown
+from millstream.store import Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, running
 from tests.processes import Process, Processes, until

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from api import zerocopy
-from api.answering import ANSWER
-from api.connections import CONNECTION, Connections
-from api.ranges import Span
-from api.representations import Answer
+from millstream_api import zerocopy
+from millstream_api.answering import ANSWER
+from millstream_api.connections import CONNECTION, Connections
+from millstream_api.ranges import Span
+from millstream_api.representations import Answer
 from tests.integration.serving import port, serving
 from tests.processes import until
 

@@ -1,13 +1,13 @@
-"""The table of transitions in shared/jobs.py, compared with what the scripts in lua/ allow."""
+"""The table of transitions in shared/millstream/jobs.py, compared with what the scripts in lua/ allow."""
 
 import random
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from shared.events import TERMINAL_TYPES
-from shared.jobs import TERMINAL, TRANSITIONS, Status
-from shared.store import Claimed, LeaseLost, NewJob, Store
+from millstream.events import TERMINAL_TYPES
+from millstream.jobs import TERMINAL, TRANSITIONS, Status
+from millstream.store import Claimed, LeaseLost, NewJob, Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, events, renew, snapshot
 

@@ -18,7 +18,7 @@ import pytest_asyncio
 from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError, TusUploadFailed
 
-from shared.apikeys import new_key, write_keys
+from millstream.apikeys import new_key, write_keys
 from tests.integration.conftest import Stack
 from tests.integration.web import web
 from tests.processes import Process, Processes, open_files, until

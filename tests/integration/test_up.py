@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shared.embedded import free_port
+from millstream.embedded import free_port
 from tests.processes import Process, Processes
 
-MILLSTREAM = [sys.executable, "-c", "import os, sys; from shared.cli import app; os.chdir(sys.argv.pop(1)); app()"]
+MILLSTREAM = [sys.executable, "-c", "import os, sys; from millstream.cli import app; os.chdir(sys.argv.pop(1)); app()"]
 
 
 @pytest.mark.parametrize("how", ["variable", "file", "option"])

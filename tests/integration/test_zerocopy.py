@@ -16,16 +16,16 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from api.answering import ANSWER
-from api.connections import Connections
-from api.files import Files
-from api.pagecache import cached, read_ahead
-from api.ranges import Span
-from api.representations import Answer
-from api.sending import Traffic
-from api.settings import ApiSettings
-from shared.apikeys import Keys
-from shared.beneath import Directory
+from millstream.apikeys import Keys
+from millstream.beneath import Directory
+from millstream_api.answering import ANSWER
+from millstream_api.connections import Connections
+from millstream_api.files import Files
+from millstream_api.pagecache import cached, read_ahead
+from millstream_api.ranges import Span
+from millstream_api.representations import Answer
+from millstream_api.sending import Traffic
+from millstream_api.settings import ApiSettings
 from tests.integration.serving import port, serving
 from tests.processes import until
 

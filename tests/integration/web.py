@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from shared.errors import ENDS, KINDS
+from millstream.errors import ENDS, KINDS
 from tests.processes import Process
 
 Json = dict[str, Any]

@@ -30,7 +30,8 @@ def copied(directory: Path) -> None:
 
 def run(directory: Path, test: str) -> tuple[int, str]:
     """Run a test on the copy: its exit code, and the end of what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
+    path = os.pathsep.join(str(directory / part) for part in ("api", "worker", "shared", "."))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", test]
     try:
         done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=150)

@@ -10,8 +10,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from shared import keys
-from shared.client import Client, Job
+from millstream import keys
+from millstream.client import Client, Job
 from tests.processes import Process, Processes, until
 from tests.system.stack import start
 from tests.system.witness import ENDS, Json, check_whole, logged, witness

@@ -3,8 +3,8 @@
 import asyncio
 import signal
 
-from shared import keys
-from shared.client import Client
+from millstream import keys
+from millstream.client import Client
 from tests.processes import Processes, until
 from tests.system.stack import Stack, start
 from tests.system.witness import ENDS, Json, check_whole, witness

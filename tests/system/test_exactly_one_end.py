@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from shared import keys
-from shared.client import Client
+from millstream import keys
+from millstream.client import Client
 from tests.processes import Process, Processes, until
 from tests.system.stack import Stack, start
 from tests.system.witness import Json, check_whole, logged

@@ -3,9 +3,9 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from api.hub import Follower
-from shared.events import Event
-from shared.jobs import Page, Snapshot, Status
+from millstream.events import Event
+from millstream.jobs import Page, Snapshot, Status
+from millstream_api.hub import Follower
 
 JOB = "j"
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from worker.analysis import MARK, Analysis, Context, analysis, find_analyses
-from worker.app import load_analyses
+from millstream_worker.analysis import MARK, Analysis, Context, analysis, find_analyses
+from millstream_worker.app import load_analyses
 
 
 @dataclass

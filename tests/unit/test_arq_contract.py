@@ -1,4 +1,4 @@
-"""What worker/engine.py and worker/body.py rely on in arq 0.28. Red means: read what changed in arq first."""
+"""What engine.py and body.py of a worker rely on in arq 0.28. Red means: read what changed in arq first."""
 
 import asyncio
 import inspect
@@ -12,8 +12,8 @@ from arq.connections import ArqRedis
 from arq.utils import poll
 from arq.worker import Worker, func
 
-from worker.body import Body, arq_result, read_body
-from worker.engine import Engine
+from millstream_worker.body import Body, arq_result, read_body
+from millstream_worker.engine import Engine
 
 
 def test_the_version_is_the_one_whose_internals_were_read() -> None:

@@ -4,14 +4,14 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
-from api.commands import CATCHING_UP, Commands
-from api.hub import Hub, State
-from api.relay import Relay
-from api.settings import ApiSettings
-from shared.apikeys import Keys
-from shared.events import START
-from shared.jobs import Page
-from shared.store import Store
+from millstream.apikeys import Keys
+from millstream.events import START
+from millstream.jobs import Page
+from millstream.store import Store
+from millstream_api.commands import CATCHING_UP, Commands
+from millstream_api.hub import Hub, State
+from millstream_api.relay import Relay
+from millstream_api.settings import ApiSettings
 from tests.unit.readers import SmallReader, a_page, an_event
 
 

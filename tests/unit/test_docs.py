@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from api.settings import ApiSettings
-from shared.errors import KINDS
-from shared.events import TYPES
-from shared.messages import METHODS
-from worker.settings import WorkerSettings
+from millstream.errors import KINDS
+from millstream.events import TYPES
+from millstream.messages import METHODS
+from millstream_api.settings import ApiSettings
+from millstream_worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()

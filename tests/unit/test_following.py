@@ -6,9 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from api.hub import EARLY, Follower, Hub, State
-from shared.events import START, Cursor, Event
-from shared.jobs import Page
+from millstream.events import START, Cursor, Event
+from millstream.jobs import Page
+from millstream_api.hub import EARLY, Follower, Hub, State
 from tests.unit.readers import JOB, SmallReader, a_page
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from api.hub import EARLY, Follower, Hub, State
-from shared.events import START, Cursor
+from millstream.events import START, Cursor
+from millstream_api.hub import EARLY, Follower, Hub, State
 from tests.unit.readers import JOB, SmallReader, a_page, an_event
 
 

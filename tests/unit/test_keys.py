@@ -5,8 +5,8 @@ from itertools import permutations, product
 import pytest
 from arq import constants
 
-from shared import keys
-from shared.store import SCRIPTS, script_text
+from millstream import keys
+from millstream.store import SCRIPTS, script_text
 
 #: The prefixes of keys that end in a name which others choose; none may reach into another's.
 PREFIXES = [

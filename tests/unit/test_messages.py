@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import Problem
-from shared.messages import (
+from millstream.errors import Problem
+from millstream.messages import (
     METHODS,
     Attach,
     Call,

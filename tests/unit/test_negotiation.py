@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.files import accepted_codings
-from api.negotiation import most_wanted, weights
+from millstream_api.files import accepted_codings
+from millstream_api.negotiation import most_wanted, weights
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.hub import Follower, Hub, State
-from api.session import Bounds, Command, PlainSession, plain_answer
-from shared.errors import Problem
-from shared.events import Cursor, Event
-from shared.jobs import Page, Snapshot, Status
+from millstream.errors import Problem
+from millstream.events import Cursor, Event
+from millstream.jobs import Page, Snapshot, Status
+from millstream_api.hub import Follower, Hub, State
+from millstream_api.session import Bounds, Command, PlainSession, plain_answer
 
 
 class Client:

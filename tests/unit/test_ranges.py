@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.ranges import Span, Unsatisfiable, spans
+from millstream_api.ranges import Span, Unsatisfiable, spans
 
 MOST = 32
 

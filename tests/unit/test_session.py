@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.hub import Follower, Hub, State
-from api.session import Bounds, Command, RpcSession
-from shared.errors import Problem
-from shared.events import START, Cursor, Event
-from shared.jobs import Snapshot, Status
+from millstream.errors import Problem
+from millstream.events import START, Cursor, Event
+from millstream.jobs import Snapshot, Status
+from millstream_api.hub import Follower, Hub, State
+from millstream_api.session import Bounds, Command, RpcSession
 
 
 def an_event(job: str, seq: int, type: str = "chunk", data: bytes = b"{}") -> Event:

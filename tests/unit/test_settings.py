@@ -7,9 +7,9 @@ import pytest
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from api.settings import ApiSettings
-from shared.settings import Settings, explain, settings_table
-from worker.settings import WorkerSettings
+from millstream.settings import Settings, explain, settings_table
+from millstream_api.settings import ApiSettings
+from millstream_worker.settings import WorkerSettings
 
 EVERY = [(tier, name, field) for tier in (ApiSettings, WorkerSettings) for name, field in tier.model_fields.items()]
 IDS = [f"{tier.__name__}.{name}" for tier, name, _ in EVERY]

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from worker.analyses import text as module
-from worker.analyses.text import Partial, Tally, TextStats, WordCount, cuts, fold, stats, syllables
-from worker.analysis import Analysis, Level, find_analyses
+from millstream_worker.analyses import text as module
+from millstream_worker.analyses.text import Partial, Tally, TextStats, WordCount, cuts, fold, stats, syllables
+from millstream_worker.analysis import Analysis, Level, find_analyses
 
 ENGLISH = "\n\n".join(topics[name] for name in sorted(topics))
 FABLE = """The fox saw the grapes. "How beautiful they look!" he said.

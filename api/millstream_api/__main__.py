@@ -1,0 +1,82 @@
+"""`python -m api`: run one API process."""
+
+import resource
+import sys
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from pydantic import ValidationError
+
+from millstream.apikeys import BadKeyFile, Keys
+from millstream.beneath import NoDirectory
+from millstream.settings import explain, settings_table
+from millstream.telemetry import set_up_logging
+from millstream_api.server import make_server
+from millstream_api.settings import ApiSettings
+
+app = App(
+    name="millstream api",
+    help="Run one API process: WebSocket at /ws, HTTP beside it, until SIGTERM.",
+    help_epilogue="Settings (environment or .env):\n\n" + settings_table(ApiSettings),
+    help_format="plaintext",
+    version_flags=[],
+)
+
+
+OPEN_TO_ALL = """Anybody who reaches {host} could use this server, because no keys are set up. Either
+  make keys (millstream keys new NAME --scope submit --scope read) and set MILLSTREAM_API_KEYS_FILE,
+  or listen on this machine only (--host 127.0.0.1),
+  or say that it is meant so: MILLSTREAM_INSECURE=true."""
+
+
+def is_loopback(host: str) -> bool:
+    """Does only this machine reach it?"""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@app.default
+def api(
+    *,
+    host: Annotated[str, Parameter(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="the port to listen on")] = 8000,
+    redis: Annotated[str | None, Parameter(help="the store; overrides MILLSTREAM_REDIS_URL")] = None,
+) -> int:
+    given: dict[str, Any] = {} if redis is None else {"redis_url": redis}
+    try:
+        settings = ApiSettings(**given)
+    except ValidationError as error:
+        print(explain(error), file=sys.stderr)
+        return 2
+    if settings.api_keys_file is None and not settings.insecure and not is_loopback(host):
+        print(OPEN_TO_ALL.format(host=host), file=sys.stderr)
+        return 2
+    try:
+        Keys(settings.api_keys_file)
+    except BadKeyFile as error:
+        print(error, file=sys.stderr)
+        return 2
+    set_up_logging(settings.log_level, tier="api")
+    _allow_many_files()
+    try:
+        server = make_server(settings, host, port)
+    except NoDirectory as error:
+        print(error, file=sys.stderr)
+        return 2
+    server.run()
+    return 0
+
+
+def _allow_many_files() -> None:
+    """As many open sockets and files as we may have: many systems begin with 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS names no limit that it would take
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,196 @@
+"""The ASGI application: what is served where, what is opened at the start and closed at the end."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Annotated, Any
+
+import structlog
+from fastapi import FastAPI, Query, Request, Response
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from millstream.apikeys import Keys
+from millstream.beneath import Directory
+from millstream.errors import Problem
+from millstream.store import Store
+from millstream_api import jobs
+from millstream_api.commands import Commands
+from millstream_api.connections import Connections
+from millstream_api.files import PREFIX as FILES
+from millstream_api.files import STREAM, Files
+from millstream_api.metrics import Sources, exposition
+from millstream_api.problems import (
+    answer_with_problems,
+    answering_errors,
+    has_head,
+    plain_problem,
+    problem_response,
+    problems,
+)
+from millstream_api.relay import Relay
+from millstream_api.schemas import TrafficInfo
+from millstream_api.sending import Traffic
+from millstream_api.settings import ApiSettings
+from millstream_api.specifications import publish
+from millstream_api.tus import PREFIX as UPLOADS
+from millstream_api.tus import Tus
+from millstream_api.uploads import sweep
+from millstream_api.websocket import Sockets
+
+log = structlog.get_logger("millstream.api")
+
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}, "description": "the metrics"},
+    **problems("unauthorized", "forbidden"),
+}
+EXPOSED = [
+    "Location", "Link", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "ETag", "Accept-Ranges",
+    "Content-Range", "Content-Disposition", "Repr-Digest", "Tus-Resumable", "Tus-Version", "Tus-Extension",
+    "Tus-Max-Size", "Tus-Checksum-Algorithm", "Upload-Offset", "Upload-Length", "Upload-Expires", "Upload-Metadata",
+    "Allow", "WWW-Authenticate",
+]  # fmt: skip
+
+
+def create_app(settings: ApiSettings) -> FastAPI:
+    """The API as an app. `app.state.drain()` starts the drain: no new jobs, every socket told to reconnect and
+    closed.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        store = Store(settings.redis_url, name="api", limits=settings.limits, patience_s=settings.store_patience_s)
+        relay = Relay(settings.redis_url, store, check_s=settings.check_s)
+        commands = Commands(settings, store, relay, Keys(settings.api_keys_file), draining)
+        sockets = Sockets(commands)
+        app.state.commands = commands
+        app.state.sources = Sources(commands, sockets, app.state.traffic)
+        app.router.routes.append(WebSocketRoute("/ws", sockets.serve))
+
+        async def drain() -> None:
+            draining.set()
+            await sockets.drain()
+
+        app.state.drain = drain
+        await store.open()
+        for doubt in await store.doubts():
+            log.warning("this store does not keep everything", doubt=doubt)
+        await relay.open()
+        works = (_keep_catalog(commands), _keep_queues(commands), sockets.watch_keys(), sweep(directory))
+        background = [asyncio.create_task(work) for work in works]
+        try:
+            yield
+        finally:
+            for task in background:
+                task.cancel()
+            await relay.close()
+            await store.close()
+
+    draining, directory = asyncio.Event(), Directory(settings.data_dir)
+    app = FastAPI(title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.settings = settings
+    app.state.draining = draining
+    app.state.directory = directory
+    app.state.traffic = Traffic()
+    answer_with_problems(app)
+    app.include_router(jobs.router)
+    publish(app)
+
+    @app.get("/streams", tags=["server"], responses=problems("unauthorized", "forbidden"))
+    async def streams(who: jobs.Who) -> TrafficInfo:
+        """Files on their way out: how many, how much, how fast."""
+        who.need("admin")
+        traffic: Traffic = app.state.traffic
+        return TrafficInfo(**traffic.as_dict())
+
+    @app.get("/async_route", tags=["server"], responses=problems("invalid_params", "draining"))
+    async def async_route(
+        delay: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False, description="seconds")] = 2,
+    ) -> dict[str, str]:
+        """Wait without blocking, then answer; a server that drains waits no longer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await draining.wait()
+                raise Problem("draining", "This server is restarting.", retry_after_s=1)
+        return {"message": "协程路由响应"}
+
+    @app.get("/healthz", tags=["server"])
+    async def healthz() -> dict[str, str]:
+        """Does this process run? No I/O."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["server"], responses=problems("draining", "store_unavailable"))
+    async def readyz() -> Response:
+        """Should this process get traffic? The store answers, and it is not draining."""
+        commands: Commands = app.state.commands
+        if draining.is_set():
+            return problem_response(Problem("draining", "This server is restarting.", retry_after_s=1), "/readyz")
+        with suppress(Exception):
+            async with asyncio.timeout(2):
+                await commands.store.pipeline.call("PING")
+            return Response(b'{"status":"ready"}', media_type="application/json")
+        return problem_response(Problem("store_unavailable", "The store does not answer.", retry_after_s=1), "/readyz")
+
+    @app.get("/metrics", tags=["server"], response_class=Response, responses=METRICS)
+    async def metrics(request: Request, who: jobs.Who) -> Response:
+        """What this process counts and what the store knows of the fleet, as Prometheus reads it."""
+        who.need("metrics")
+        text, media_type = await exposition(app.state.sources, request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": media_type})
+
+    return app
+
+
+def with_files(app: FastAPI) -> ASGIApp:
+    """The whole API: files by apps of their own, for FastAPI costs more than a small file does; zero-copy where the
+    server lets us.
+    """
+    settings: ApiSettings = app.state.settings
+    keys, directory = Keys(settings.api_keys_file), app.state.directory
+    # What uvicorn puts around everything otherwise. Redirects and the socket's Origin look at it, files do not.
+    trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
+    behind_proxy: ASGIApp = ProxyHeadersMiddleware(app, trusted)  # type: ignore[arg-type, assignment]
+    files = answering_errors(Files(settings, keys, directory, app.state.traffic, app.state.draining))
+    uploads = answering_errors(Tus(settings, keys, directory))
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        kind, path = scope["type"], scope.get("path", "")
+        if kind == "http" and (path.startswith(FILES) or path == STREAM):
+            await files(scope, receive, send)
+        elif kind == "http" and (path == UPLOADS or path.startswith(UPLOADS + "/")):
+            await uploads(scope, receive, send)
+        elif kind == "websocket" and path != "/ws":
+            await plain_problem(404, "Not Found", path, "The socket is at /ws.")(scope, receive, send)
+        elif kind == "http" and scope["method"] == "HEAD" and has_head(path):
+            await behind_proxy({**scope, "method": "GET"}, receive, send)  # the server leaves the body out
+        else:
+            await behind_proxy(scope, receive, send)
+
+    whole: ASGIApp = route
+    if settings.cors_origins:
+        whole = CORSMiddleware(
+            route,
+            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+    return Connections(whole, stall_s=settings.send_timeout_s)
+
+
+async def _keep_queues(commands: Commands) -> None:
+    while True:
+        await asyncio.sleep(commands.settings.check_s)
+        await commands.expire()
+
+
+async def _keep_catalog(commands: Commands) -> None:
+    """Read what workers advertise at the start, and again whenever they say that it changed."""
+    changed = commands.relay.catalog_changed
+    while True:
+        changed.clear()
+        await commands.refresh()
+        await changed.wait()

@@ -1,0 +1,160 @@
+-- What the scripts share; it is put before each of them, after one local for each prefix in keys.py.
+-- Times are Unix milliseconds of the server's clock: client clocks lie.
+-- What a job costs the store is, nearly, the number of redis.call's: a script reads a record once and writes it once.
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local exact = clock[1] * 1000 + clock[2] / 1000   -- with microseconds: many jobs come in one millisecond, and keep their order
+
+local EXPIRED = '{"error":{"code":"expired","message":"The job waited longer than a job may live."}}'
+local ABORTED = '"Aborted by an arq client."'
+local TERMINAL = { succeeded = true, failed = true, cancelled = true }
+
+-- The named fields of a job's record, as a table with its id; nil when there is no such job. 'status' must be the first.
+local function read(id, fields)
+  local values = redis.call('HMGET', JOB .. id, unpack(fields))
+  if not values[1] then return nil end
+  local job = { id = id }
+  for i, field in ipairs(fields) do job[field] = values[i] or nil end
+  return job
+end
+
+-- Sends `payload` to the nodes in one of the record's watcher fields. A node that nobody listens for is taken off.
+local function publish(job, field, payload)
+  local nodes = job[field]
+  if not nodes or nodes == '' then return end
+  local left = {}
+  local gone = false
+  for node in string.gmatch(nodes, '%S+') do
+    if redis.call('PUBLISH', NODE .. node, payload) > 0 then left[#left + 1] = node else gone = true end
+  end
+  if gone then
+    job[field] = table.concat(left, ' ')
+    redis.call('HSET', JOB .. job.id, field, job[field])
+  end
+end
+
+-- Writes the next event of a job, to its log and to those who watch it: `watch` names the nodes that want every event,
+-- `watch_end` those that want only the last. Needs these two and `seq` of the record, and counts `seq` up; to save it,
+-- and `at` = now, is the caller's part, with whatever else it changes.
+local function write(job, attempt, kind, data)
+  job.seq = (job.seq or 0) + 1
+  local head = job.seq .. ' ' .. now .. ' ' .. attempt .. ' ' .. kind .. '\n'
+  redis.call('XADD', LOG .. job.id, job.seq .. '-0', 'e', head .. data)
+  local payload = head .. job.id .. '\n' .. data
+  publish(job, 'watch', payload)
+  if TERMINAL[kind] then publish(job, 'watch_end', payload) end
+end
+
+-- Wakes one idle worker of a queue, for what is due before it would look by itself (engine.py, LOOK_S). A bell that
+-- still rings is enough: nobody is waiting then, or it would have been heard, and whoever hears it, and has no slot left
+-- for all that is due, rings again (claim).
+local function ring(queue)
+  if redis.call('LLEN', BELL .. queue) == 0 then redis.call('LPUSH', BELL .. queue, '1') end
+end
+
+-- Fairness between owners. Of each, only so many jobs wait in a lane (the front); the rest wait at the back, in their
+-- order, and one moves up when one of the front leaves. So whoever floods a queue stands before the others with a few
+-- jobs only. A record's `turn` says where a waiting job is: 'front', 'back', or nothing when it does not count.
+
+local function front_is_full(lane, owner, window)
+  local front = FRONT .. lane .. ':' .. owner
+  if redis.call('ZCARD', front) < window then return false end
+  redis.call('ZREMRANGEBYSCORE', front, '-inf', now)   -- jobs that ran out of life without an end
+  return redis.call('ZCARD', front) >= window
+end
+
+local function join_front(lane, owner, id, life)
+  local front = FRONT .. lane .. ':' .. owner
+  redis.call('ZADD', front, now + life, id)
+  redis.call('PEXPIRE', front, 2 * life)
+end
+
+-- A member of the back sorts by owner, then by the time since which it is due.
+local function join_back(lane, owner, id, due)
+  local member = string.format('%s\n%018.0f\n%s', owner, due * 1000, id)
+  redis.call('ZADD', BACK .. lane, 0, member)
+  return member
+end
+
+local moved = 0
+
+-- A job of the front or the back stops waiting; from the back, the owner's next moves up.
+local function leave_line(job)
+  if job.turn == 'back' then redis.call('ZREM', BACK .. job.lane, job.back) end
+  if job.turn ~= 'front' then return end
+  redis.call('ZREM', FRONT .. job.lane .. ':' .. job.owner, job.id)
+  local back = BACK .. job.lane
+  local member = redis.call('ZRANGEBYLEX', back, '[' .. job.owner .. '\n', '(' .. job.owner .. '\n\255', 'LIMIT', 0, 1)[1]
+  if not member then return end
+  redis.call('ZREM', back, member)
+  local id = string.match(member, '^[^\n]*\n%d+\n(.*)$')
+  local life = redis.call('HGET', JOB .. id, 'life')
+  if not life then return end   -- it ran out of life
+  redis.call('HSET', JOB .. id, 'turn', 'front')
+  join_front(job.lane, job.owner, id, life)
+  redis.call('ZADD', job.lane, exact + moved, id)
+  moved = moved + 0.001
+end
+
+-- A stock arq client polls for a result: how its job ended, in words, in the codec of its body. Where a worker of ours
+-- writes the end, it brings the result with it (worker/millstream_worker/body.py): Lua would not keep every value of one. nil when the body is neither JSON nor msgpack. It must not raise: half an end
+-- would be written.
+local function arq_result(job, data)
+  local body = redis.call('GET', BODY .. job.id)
+  local ok, result = pcall(function()
+    local packed = string.sub(body, 1, 1) ~= '{'
+    local told, result = cjson.decode(data), (packed and cmsgpack.unpack or cjson.decode)(body)
+    local reason = type(told.reason) == 'string' and ': ' .. told.reason or '.'
+    result.r = told.error and told.error.message or 'The job was cancelled' .. reason
+    result.s, result.t, result.st, result.ft, result.q, result.id = false, job.attempt + 0, now, now, QUEUE, job.id
+    return result.f and (packed and cmsgpack.pack or cjson.encode)(result)
+  end)
+  return ok and result
+end
+
+-- The end of a job, whichever it is: its last event, the log closed, the queue and keys cleared, times to live set.
+-- Needs of the record: attempt, seq, watch, watch_end, lane, owner, key, turn, back; and adopted, where no result is
+-- written for a stock arq client.
+local function close(job, status, data, keep_ms, settled)
+  write(job, job.attempt, status, data)
+  local result = job.adopted and arq_result(job, data)
+  if result then redis.call('SET', RESULT .. job.id, result, 'PX', keep_ms) end
+  redis.call('HSET', JOB .. job.id, 'status', status, 'finished', now, 'seq', job.seq, 'at', now, 'settled', settled or '')
+  redis.call('ZREM', job.lane, job.id)
+  if job.turn then leave_line(job) end
+  redis.call('DEL', BODY .. job.id, LEASE .. job.id, RETRY .. job.id)
+  redis.call('ZREM', INFLIGHT .. job.owner, job.id)
+  redis.call('PEXPIRE', JOB .. job.id, keep_ms)
+  redis.call('PEXPIRE', LOG .. job.id, keep_ms)
+  if job.key then redis.call('PEXPIRE', KEY .. job.owner .. ':' .. job.key, keep_ms) end
+end
+
+-- Ends a job that has not ended, queued or running, at once. A running attempt loses its lease with it, so nothing that
+-- it does afterwards is written, and its worker is told to stop it. Needs of the record what `close` needs, and status,
+-- worker, token.
+local function cancel(job, reason, keep_ms)
+  if TERMINAL[job.status] then return end
+  if job.status == 'running' then redis.call('PUBLISH', STOP .. job.worker, job.id .. '\n' .. job.token) end
+  close(job, 'cancelled', '{"reason":' .. reason .. '}', keep_ms)
+end
+local TO_CANCEL = { 'status', 'worker', 'token', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn',
+  'back', 'adopted' }
+
+-- Does `token` own the job? Once its lease has run out, been handed on or been taken away, it never does again.
+local function owns(id, token)
+  return redis.call('GET', LEASE .. id) == token
+end
+
+-- A job as it stands, in the order that jobs.read_snapshot() reads; nil when there is no such job.
+local function snapshot(id)
+  local f = redis.call('HMGET', JOB .. id, 'analysis', 'status', 'attempt', 'max_attempts', 'owner', 'queue',
+    'created', 'started', 'finished', 'seq', 'at', 'progress')
+  if not f[2] then return nil end
+  f[13] = false
+  if TERMINAL[f[2]] then
+    local last = redis.call('XREVRANGE', LOG .. id, '+', '-', 'COUNT', 1)[1]
+    if last then f[13] = string.sub(last[2][2], string.find(last[2][2], '\n', 1, true) + 1) end
+  end
+  return f
+end

@@ -1,0 +1,58 @@
+"""`python -m worker`: run one worker."""
+
+import sys
+from typing import Annotated, Any
+
+import uvloop
+from cyclopts import App, Parameter
+from pydantic import ValidationError
+
+from millstream.beneath import Directory, NoDirectory
+from millstream.settings import explain, settings_table
+from millstream.telemetry import set_up_logging
+from millstream_worker.app import alive, load_analyses, serve
+from millstream_worker.settings import WorkerSettings
+
+app = App(
+    name="millstream worker",
+    help="Run one worker: it claims jobs and runs their analyses until SIGTERM.",
+    help_epilogue="Settings (environment or .env):\n\n" + settings_table(WorkerSettings),
+    help_format="plaintext",
+    version_flags=[],
+)
+
+
+@app.default
+def worker(
+    *,
+    redis: Annotated[str | None, Parameter(help="the store; overrides MILLSTREAM_REDIS_URL")] = None,
+    analyses: Annotated[str | None, Parameter(help="modules to load; overrides MILLSTREAM_ANALYSES")] = None,
+    check: Annotated[
+        bool, Parameter(help="only say whether a worker of this host is alive, by exit code", negative="")
+    ] = False,
+) -> int:
+    given: dict[str, Any] = {"redis_url": redis, "analyses": analyses}
+    try:
+        settings = WorkerSettings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        print(explain(error), file=sys.stderr)
+        return 2
+    if check:
+        return alive(settings)
+    set_up_logging(settings.log_level, tier="worker")
+    try:
+        found = load_analyses(settings.analyses)
+    except (ImportError, TypeError) as error:
+        print(f"The analyses cannot be loaded. {error}", file=sys.stderr)
+        return 2
+    try:
+        Directory(settings.data_dir).close()
+    except NoDirectory as error:
+        print(error, file=sys.stderr)
+        return 2
+    uvloop.run(serve(settings, found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(app())

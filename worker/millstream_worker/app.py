@@ -1,0 +1,115 @@
+"""A worker process: load the analyses, tell the API of them, run the engine until a signal comes."""
+
+import asyncio
+import importlib
+import os
+import secrets
+import signal
+import socket
+from contextlib import suppress
+from importlib.metadata import entry_points
+
+import redis
+import structlog
+from redis.exceptions import RedisError
+
+from millstream import keys
+from millstream.errors import StoreUnavailable
+from millstream.heap import settle
+from millstream.pipeline import shown
+from millstream.store import Store
+from millstream_worker.analysis import Analysis, find_analyses
+from millstream_worker.engine import Engine
+from millstream_worker.settings import WorkerSettings
+
+log = structlog.get_logger("millstream.worker")
+
+
+def worker_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def alive(settings: WorkerSettings) -> int:
+    """For a container's health check: 0 when the store has a heartbeat of a worker of this host, else 1 and why."""
+    try:
+        with redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
+            names = [name.decode() for name in client.zrange(keys.WORKERS, 0, -1)]
+            beats = [client.get(keys.WORKER + name) for name in names if name.startswith(f"{socket.gethostname()}-")]
+    except RedisError as error:
+        print(f"The store cannot be asked: {error}")
+        return 1
+    if any(beats):
+        return 0
+    print("No worker of this host has sent a heartbeat of late.")
+    return 1
+
+
+def load_analyses(modules: str) -> dict[str, Analysis]:
+    """The analyses of the entry-point group `millstream.analyses` and of the named modules.
+
+    Raises ImportError for a module that is not there, TypeError for what cannot be an analysis or for a name given
+    twice.
+    """
+    found: dict[str, Analysis] = {}
+    names = [entry.value for entry in entry_points(group="millstream.analyses")]
+    names += [name.strip() for name in modules.split(",") if name.strip()]
+    for name in dict.fromkeys(names):
+        for key, analysis in find_analyses(importlib.import_module(name)).items():
+            if found.get(key, analysis) is not analysis:
+                raise TypeError(f"{name}: an analysis called {key!r} is already there, from another module.")
+            found[key] = analysis
+    if not found:
+        raise TypeError("There are no analyses to run: name modules with MILLSTREAM_ANALYSES.")
+    return found
+
+
+async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None:
+    """Run one worker until SIGTERM or SIGINT; a second signal ends it at once."""
+    mine = {name: analysis for name, analysis in analyses.items() if analysis.queue == settings.queue}
+    name = worker_name()
+    advertised = {key: analysis.advertisement(settings.timeout_s) for key, analysis in mine.items()}
+    store = Store(
+        settings.redis_url,
+        name=name,
+        limits=settings.limits,
+        patience_s=settings.store_patience_s,
+        on_connect=lambda store: store.advertise(advertised),
+    )
+    log.info("worker starting", worker=name, store=shown(settings.redis_url), analyses=sorted(mine))
+    await store.open()
+    for doubt in await store.doubts():
+        log.warning("this store does not keep everything", doubt=doubt)
+    engine = Engine(settings, mine, store, name)
+    loop = asyncio.get_running_loop()
+    draining: list[asyncio.Task[None]] = []
+
+    def on_signal() -> None:
+        if draining:
+            os._exit(1)
+        draining.append(loop.create_task(engine.drain()))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    settle()
+    advertising = loop.create_task(_advertise_again(store, advertised, settings.lease_s))
+    try:
+        await engine.async_run()
+    except asyncio.CancelledError:
+        if not draining:
+            raise
+    finally:
+        advertising.cancel()
+        if engine.tasks:  # they do not let go, and would keep this process for ever
+            os._exit(1)
+        await engine.close()
+        await store.close()
+    log.info("worker gone", worker=name)
+
+
+async def _advertise_again(store: Store, advertised: dict[str, bytes], every_s: float) -> None:
+    """A store that was emptied while the connection stood has forgotten the analyses: tell it again."""
+    while True:
+        await asyncio.sleep(every_s)
+        with suppress(StoreUnavailable):
+            if not await store.analyses():
+                await store.advertise(advertised)

@@ -1,0 +1,114 @@
+"""The heartbeat: renews the leases of running jobs, from a thread with a connection of its own, so that an event loop
+that is busy does not lose them. A watchdog keeps a loop that hangs from holding them for ever.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import redis
+import structlog
+from pydantic_core import to_json
+from redis.exceptions import RedisError
+
+from millstream import keys
+from millstream.events import rfc3339
+from millstream.store import script_text
+
+log = structlog.get_logger("millstream.worker")
+
+
+class Leases(threading.Thread):
+    """Holds what this worker has claimed: `held` is the set of (job, token), changed by the loop, read here. So is
+    `ended`, which counts attempts by how they ended.
+
+    `on_lost` is called, in this thread, for each pair that is no longer owned.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        worker: str,
+        *,
+        lease_s: float,
+        stall_s: float,
+        slots: int,
+        queue: str,
+        on_lost: Callable[[str, str], None],
+    ) -> None:
+        super().__init__(name="leases", daemon=True)
+        self.held: set[tuple[str, str]] = set()
+        self.ended = Counter({"succeeded": 0, "failed": 0, "retrying": 0})
+        self.last_tick = time.monotonic()
+        self._worker = worker
+        self._lease_ms = round(lease_s * 1000)
+        self._stall_s = stall_s
+        self._slots = slots
+        self._queue = queue
+        self._on_lost = on_lost
+        self._stopping = threading.Event()
+        timeout = max(0.5, lease_s / 3)
+        self._client = redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+        self._renew = self._client.register_script(script_text("renew"))
+
+    def run(self) -> None:
+        failing = False
+        while True:
+            try:
+                self._beat()
+                failing = False
+            except RedisError as error:
+                if not failing:
+                    log.warning("leases could not be renewed", error=str(error))
+                failing = True
+            if self._stopping.wait(self._lease_ms / 3000):
+                return
+
+    def _beat(self) -> None:
+        held = list(self.held.copy())
+        stalled_s = time.monotonic() - self.last_tick
+        if stalled_s > self._stall_s:
+            if held:
+                log.error("the event loop hangs: its jobs are given up", stalled_s=round(stalled_s), jobs=len(held))
+            return  # and no heartbeat: this worker is not well
+        pairs = [part for pair in held for part in pair]
+        lost = self._renew(args=[self._worker, self._lease_ms, self._heartbeat(len(held)), *pairs])
+        for id, token in zip(lost[::2], lost[1::2], strict=True):
+            self._on_lost(id.decode(), token.decode())
+
+    def _heartbeat(self, running: int) -> bytes:
+        return to_json(
+            {
+                "worker": self._worker,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "queue": self._queue,
+                "slots": self._slots,
+                "running": running,
+                "rss": _rss_bytes(),
+                "ended": dict(self.ended),
+                "at": rfc3339(time.time_ns() // 1_000_000),
+            }
+        )
+
+    def stop(self) -> None:
+        """End the thread, and take this worker off the list of workers."""
+        self._stopping.set()
+        self.join(timeout=5)
+        try:
+            self._client.delete(keys.WORKER + self._worker)
+            self._client.zrem(keys.WORKERS, self._worker)
+        except RedisError:
+            pass  # both run out by themselves
+        self._client.close()
+
+
+def _rss_bytes() -> int:
+    try:
+        with open("/proc/self/statm") as statm:  # noqa: PTH123 (a hot path)
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

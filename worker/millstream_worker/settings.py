@@ -1,0 +1,31 @@
+"""What can be set for a worker."""
+
+from pydantic import Field
+
+from millstream.settings import Settings
+
+
+class WorkerSettings(Settings):
+    lease_s: float = Field(10, ge=0.3, description="a dead worker's jobs run elsewhere after this long, in seconds")
+    max_jobs: int = Field(100, ge=1, description="jobs that one worker runs side by side (its slots)")
+    queue: str = Field("default", description="the queue that this worker serves")
+    analyses: str = Field("", description="modules with analyses to load beside the installed ones, comma-separated")
+    timeout_s: float = Field(
+        300, gt=0, description="how long one attempt may take where nothing else is said, in seconds"
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="attempts of a job where nothing else is said; only lost workers cost one"
+    )
+    retry_base_s: float = Field(
+        1, ge=0, description="the first retry waits up to this long, each next up to twice as long"
+    )
+    retry_cap_s: float = Field(60, ge=0, description="no retry waits longer than this, in seconds")
+    finish_s: float = Field(
+        0, ge=0, description="on SIGTERM, how long running jobs may go on before they are handed to another worker"
+    )
+    drain_s: float = Field(
+        10, gt=0, description="on SIGTERM, how long handing jobs over may take before the process ends"
+    )
+    stall_s: float = Field(
+        60, gt=0, description="a worker whose event loop does nothing for this long gives its jobs up"
+    )
