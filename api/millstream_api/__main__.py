@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from pydantic import ValidationError
 
 from millstream.apikeys import BadKeyFile, Keys
-from millstream.beneath import NoDirectory
+from millstream.confined_fs import NoDirectory
 from millstream.settings import explain, settings_table
 from millstream.telemetry import set_up_logging
 from millstream_api.server import make_server

@@ -14,32 +14,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from millstream.apikeys import Keys
-from millstream.beneath import Directory
-from millstream.errors import Problem
-from millstream.store import Store
-from millstream_api import jobs
-from millstream_api.commands import Commands
-from millstream_api.connections import Connections
-from millstream_api.files import PREFIX as FILES
-from millstream_api.files import STREAM, Files
+from millstream.confined_fs import Directory
+from millstream.protocol.errors import Problem
+from millstream.store.store import Store
+from millstream_api.error_handlers import answer_with_problems, answering_errors, has_head
+from millstream_api.files.app import PREFIX as FILES
+from millstream_api.files.app import STREAM, Files
+from millstream_api.files.sending import Traffic
+from millstream_api.files.tus import PREFIX as UPLOADS
+from millstream_api.files.tus import Tus
+from millstream_api.files.uploads import sweep
+from millstream_api.jobs import http as jobs
+from millstream_api.jobs.commands import Commands
+from millstream_api.jobs.relay import Relay
+from millstream_api.jobs.schemas import TrafficInfo
+from millstream_api.jobs.websocket import Sockets
 from millstream_api.metrics import Sources, exposition
-from millstream_api.problems import (
-    answer_with_problems,
-    answering_errors,
-    has_head,
-    plain_problem,
-    problem_response,
-    problems,
-)
-from millstream_api.relay import Relay
-from millstream_api.schemas import TrafficInfo
-from millstream_api.sending import Traffic
+from millstream_api.problems import plain_problem, problem_response, problems
+from millstream_api.published.specifications import publish
 from millstream_api.settings import ApiSettings
-from millstream_api.specifications import publish
-from millstream_api.tus import PREFIX as UPLOADS
-from millstream_api.tus import Tus
-from millstream_api.uploads import sweep
-from millstream_api.websocket import Sockets
+from millstream_api.wire.connections import Connections
 
 log = structlog.get_logger("millstream.api")
 

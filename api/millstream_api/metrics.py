@@ -15,10 +15,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from millstream.errors import Problem
-from millstream_api.commands import Commands, Fleet
-from millstream_api.sending import Traffic
-from millstream_api.websocket import Sockets
+from millstream.protocol.errors import Problem
+from millstream_api.files.sending import Traffic
+from millstream_api.jobs.commands import Commands, Fleet
+from millstream_api.jobs.websocket import Sockets
 
 STORE_S = 2  # how long the store may take to tell of the fleet
 Values = float | Mapping[Any, float]  # one value, or one by label (a tuple: by labels)

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 
 from millstream.heap import settle
 from millstream_api.app import create_app, with_files
-from millstream_api.protocols import HttpProtocol, SocketProtocol
 from millstream_api.settings import ApiSettings
+from millstream_api.wire.protocols import HttpProtocol, SocketProtocol
 
 log = structlog.get_logger("millstream.api")
 

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from millstream.errors import Problem
+from millstream.protocol.errors import Problem
 
 Scope = Literal["submit", "read", "files:read", "files:write", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from millstream.limits import Limits
+from millstream.store.limits import Limits
 
 
 class Settings(BaseSettings):

@@ -22,7 +22,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from millstream.embedded import free_port
+from millstream.store.embedded import free_port
 from tests.benchmarks.load import Load, Mode, WrongAnswer, measure
 from tests.benchmarks.peers import STARTED
 from tests.processes import Process, Processes, until

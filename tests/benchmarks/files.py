@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from millstream.embedded import free_port
+from millstream.store.embedded import free_port
 from tests.processes import Process, Processes
 
 NGINX = """

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from millstream_worker.analysis import Context, analysis
+from millstream import Context, analysis
 
 
 @analysis()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from millstream_worker.analysis import Context, Final, Retry, analysis
+from millstream import Context, Final, Retry, analysis
 
 
 async def appears(path: str) -> None:

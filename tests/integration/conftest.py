@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 import redis.asyncio as redis
 
-from millstream.limits import Limits
-from millstream.store import Store
+from millstream.store.limits import Limits
+from millstream.store.store import Store
 from tests.integration.rpc import Rpc, rpc
 from tests.processes import Process, Processes
 

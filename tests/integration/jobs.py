@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from millstream.events import Event
-from millstream.jobs import Snapshot
-from millstream.store import Claimed, NewJob, Store, new_job_id
+from millstream.protocol.events import Event
+from millstream.protocol.jobs import Snapshot
+from millstream.store.store import Claimed, NewJob, Store, new_job_id
 from tests.processes import until
 
 LONG_S = 60.0

@@ -1,6 +1,6 @@
 """An analysis that no worker knows at first."""
 
-from millstream_worker.analysis import Context, analysis
+from millstream import Context, analysis
 
 
 @analysis()

@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from millstream.embedded import free_port
+from millstream.store.embedded import free_port
 from tests.processes import until
 
 

@@ -15,8 +15,8 @@ from arq.connections import ArqRedis, RedisSettings, create_pool
 from arq.jobs import Job, ResultNotFound, SerializationError
 from arq.worker import Worker, func
 
-from millstream.limits import Limits
-from millstream.store import Store
+from millstream.store.limits import Limits
+from millstream.store.store import Store
 from tests.integration.conftest import ANALYSES, Stack, database
 from tests.integration.jobs import a_job, snapshot, types
 from tests.integration.rpc import Refused, Rpc

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from millstream.events import START, Cursor, Event, read_published
-from millstream.jobs import Page
-from millstream.store import Claimed, Store
+from millstream.protocol.events import START, Cursor, Event, read_published
+from millstream.protocol.jobs import Page
+from millstream.store.store import Claimed, Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, events, running, snapshot
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from millstream.limits import Limits
-from millstream.store import Claimed, LeaseLost, LogFull, Store
+from millstream.store.limits import Limits
+from millstream.store.store import Claimed, LeaseLost, LogFull, Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import (
     SHORT_S,

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from millstream.keys import PRIORITIES
-from millstream.limits import Limits
-from millstream.store import Store
+from millstream.protocol.jobs import PRIORITIES
+from millstream.store.limits import Limits
+from millstream.store.store import Store
 from tests.integration.conftest import Client, database
 from tests.integration.jobs import (
     SHORT_S,

@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import connect
 
-from millstream_api.connections import CONNECTION, Connections
-from millstream_api.corked import MOST
+from millstream_api.wire.connections import CONNECTION, Connections
+from millstream_api.wire.corked import MOST
 from tests.integration.serving import port, serving
 
 

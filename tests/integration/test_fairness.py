@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 import redis.asyncio as redis
 
-from millstream import keys
 from millstream.apikeys import new_key, write_keys
+from millstream.store import keys
 from tests.integration.conftest import ANALYSES, database
 from tests.integration.rpc import Rpc, rpc
 from tests.integration.web import ended, events, following, submit, web
@@ -212,7 +212,7 @@ async def test_the_documented_keys_are_all_there_are(queue: Queue) -> None:
         names = await store.keys("*")
         assert len(names) > 10
         for name in names:
-            assert name.startswith(tuple(documented)), f"{name} is not in the table of shared/millstream/keys.py"
+            assert name.startswith(tuple(documented)), f"{name} is not in the table of shared/millstream/store/keys.py"
         for job in held:
             assert json.loads((await cem.delete(f"/jobs/{job}")).content)["status"] == "cancelled"
     await leaves_nothing_waiting(queue)

@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from millstream.beneath import Directory
+from millstream.confined_fs import Directory
 from millstream_api.app import create_app, with_files
 from millstream_api.settings import ApiSettings
 from tests.integration.conftest import Stack

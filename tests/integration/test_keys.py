@@ -21,7 +21,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 from millstream.apikeys import Scope, new_key, read_keys, write_keys
-from millstream.embedded import free_port
+from millstream.store.embedded import free_port
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Refused, rpc
 from tests.integration.web import JSONL, ended, problem, submit, web
@@ -219,7 +219,7 @@ async def test_the_key_that_a_browser_offers_is_never_echoed(guarded: Guarded) -
 async def millstream(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """Run the command; returns its exit code and what it wrote."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from millstream.cli import main; main()", *arguments,
+        sys.executable, "-c", "from millstream.command.main import main; main()", *arguments,
         env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()

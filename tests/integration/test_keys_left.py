@@ -12,13 +12,13 @@ import pytest_asyncio
 import redis.asyncio as redis
 from arq.connections import RedisSettings, create_pool
 
-from millstream import keys
 from millstream.apikeys import new_key, write_keys
+from millstream.store import keys
 from tests.integration.conftest import ANALYSES, Stack, database
 from tests.integration.rpc import Refused, plain, rpc
 from tests.processes import Process, Processes, until
 
-#: What shared/millstream/keys.py says lives for ever: bounded, however many jobs there were.
+#: What shared/millstream/store/keys.py says lives for ever: bounded, however many jobs there were.
 FOR_EVER = {keys.WORKERS, keys.ANALYSES, keys.bell("default")}
 LIFE_S = 2 * (86_400 + 3600) + 60
 

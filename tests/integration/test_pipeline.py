@@ -10,11 +10,11 @@ import hiredis
 import pytest
 import redis.asyncio as redis
 
-from millstream.embedded import free_port
-from millstream.errors import StoreUnavailable
-from millstream.limits import Limits
-from millstream.pipeline import Pipeline, shown
-from millstream.store import Store
+from millstream.protocol.errors import StoreUnavailable
+from millstream.store.embedded import free_port
+from millstream.store.limits import Limits
+from millstream.store.pipeline import Pipeline, shown
+from millstream.store.store import Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, running
 from tests.processes import Process, Processes, until

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 import redis.asyncio as redis
 
-from millstream import keys
 from millstream.apikeys import new_key, write_keys
+from millstream.store import keys
 from tests.integration.conftest import ANALYSES, database
 from tests.integration.rpc import Refused, rpc
 from tests.integration.web import problem, submit, web

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from millstream.errors import KINDS
+from millstream.protocol.errors import KINDS
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Frame, Refused, Rpc
 from tests.processes import until

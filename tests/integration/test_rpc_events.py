@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis.asyncio as redis
 
-from millstream.keys import NODE
+from millstream.store.keys import NODE
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Rpc, rpc
 from tests.processes import until

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from millstream_api import zerocopy
-from millstream_api.answering import ANSWER
-from millstream_api.connections import CONNECTION, Connections
-from millstream_api.ranges import Span
-from millstream_api.representations import Answer
+from millstream_api.wire import zerocopy
+from millstream_api.wire.answering import ANSWER
+from millstream_api.wire.answers import Answer, Span
+from millstream_api.wire.connections import CONNECTION, Connections
 from tests.integration.serving import port, serving
 from tests.processes import until
 

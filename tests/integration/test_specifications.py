@@ -16,10 +16,10 @@ from pydantic import TypeAdapter
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
-from millstream.errors import ENDS, KINDS
-from millstream.events import TYPES
-from millstream.messages import METHODS
-from millstream_api.schemas import EVENT_DATA, NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
+from millstream.protocol.errors import ENDS, KINDS
+from millstream.protocol.events import TYPES
+from millstream.protocol.messages import METHODS
+from millstream_api.jobs.schemas import EVENT_DATA, NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Refused, Rpc, rpc
 from tests.integration.web import JSONL, ended, events, submit, web

@@ -141,7 +141,7 @@ async def test_a_client_that_leaves_frees_its_file(stack: Stack, data: Path) -> 
     path.unlink()
 
 
-@pytest.mark.parametrize("tier", ["api", "worker"])
+@pytest.mark.parametrize("tier", ["millstream_api", "millstream_worker"])
 async def test_a_data_directory_that_is_none_is_told_at_the_start(tmp_path: Path, tier: str) -> None:
     (tmp_path / "file").touch()
     process = await asyncio.create_subprocess_exec(

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from millstream.errors import Problem
-from millstream.limits import Limits
-from millstream.store import Store
+from millstream.protocol.errors import Problem
+from millstream.store.limits import Limits
+from millstream.store.store import Store
 from tests.integration.jobs import a_job, claim, events, everything, running, snapshot
 from tests.processes import until
 

@@ -1,13 +1,13 @@
-"""The table of transitions in shared/millstream/jobs.py, compared with what the scripts in lua/ allow."""
+"""The table of transitions in shared/millstream/protocol/jobs.py, compared with what the scripts in lua/ allow."""
 
 import random
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from millstream.events import TERMINAL_TYPES
-from millstream.jobs import TERMINAL, TRANSITIONS, Status
-from millstream.store import Claimed, LeaseLost, NewJob, Store
+from millstream.protocol.events import TERMINAL_TYPES
+from millstream.protocol.jobs import TERMINAL, TRANSITIONS, Status
+from millstream.store.store import Claimed, LeaseLost, NewJob, Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, events, renew, snapshot
 

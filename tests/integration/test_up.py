@@ -10,10 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from millstream.embedded import free_port
+from millstream.store.embedded import free_port
 from tests.processes import Process, Processes
 
-MILLSTREAM = [sys.executable, "-c", "import os, sys; from millstream.cli import app; os.chdir(sys.argv.pop(1)); app()"]
+MILLSTREAM = [
+    sys.executable,
+    "-c",
+    "import os, sys; from millstream.command.main import app; os.chdir(sys.argv.pop(1)); app()",
+]
 
 
 @pytest.mark.parametrize("how", ["variable", "file", "option"])

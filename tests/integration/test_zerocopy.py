@@ -17,15 +17,14 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from millstream.apikeys import Keys
-from millstream.beneath import Directory
-from millstream_api.answering import ANSWER
-from millstream_api.connections import Connections
-from millstream_api.files import Files
-from millstream_api.pagecache import cached, read_ahead
-from millstream_api.ranges import Span
-from millstream_api.representations import Answer
-from millstream_api.sending import Traffic
+from millstream.confined_fs import Directory
+from millstream_api.files.app import Files
+from millstream_api.files.sending import Traffic
 from millstream_api.settings import ApiSettings
+from millstream_api.wire.answering import ANSWER
+from millstream_api.wire.answers import Answer, Span
+from millstream_api.wire.connections import Connections
+from millstream_api.wire.pagecache import cached, read_ahead
 from tests.integration.serving import port, serving
 from tests.processes import until
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from millstream.errors import ENDS, KINDS
+from millstream.protocol.errors import ENDS, KINDS
 from tests.processes import Process
 
 Json = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Analyses for the fault tests. Like any user's, they know millstream_worker.analysis and nothing else of Millstream.
+"""Analyses for the fault tests. Like any user's, they know the public face of `millstream` and nothing else.
 
 A `directory` is where they leave marks, for each other and for the test.
 """
@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from millstream_worker.analysis import Context, analysis
+from millstream import Context, analysis
 
 HOUR = 3600
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import redis.asyncio as redis
 from pydantic_core import from_json
 
-from millstream import keys
+from millstream.store import keys
 from tests.processes import Process, Processes
 
 ANALYSES = "tests.system.analyses_for_faults"

@@ -10,8 +10,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from millstream import keys
-from millstream.client import Client, Job
+from millstream.client.client import Client, Job
+from millstream.store import keys
 from tests.processes import Process, Processes, until
 from tests.system.stack import start
 from tests.system.witness import ENDS, Json, check_whole, logged, witness

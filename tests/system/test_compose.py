@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from millstream.client import Client, Event, Job
-from millstream.embedded import free_port
+from millstream.client.client import Client, Event, Job
+from millstream.store.embedded import free_port
 
 ROOT = Path(__file__).parents[2]
 PROJECT = f"millstream-test-{os.getpid()}"

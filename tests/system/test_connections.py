@@ -3,8 +3,8 @@
 import asyncio
 import signal
 
-from millstream import keys
-from millstream.client import Client
+from millstream.client.client import Client
+from millstream.store import keys
 from tests.processes import Processes, until
 from tests.system.stack import Stack, start
 from tests.system.witness import ENDS, Json, check_whole, witness

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from millstream import keys
-from millstream.client import Client
+from millstream.client.client import Client
+from millstream.store import keys
 from tests.processes import Process, Processes, until
 from tests.system.stack import Stack, start
 from tests.system.witness import Json, check_whole, logged

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import redis.asyncio as redis
 from websockets.asyncio.client import connect
 
-from millstream import keys
-from millstream.client import Client, Job, JobFailed
+from millstream.client.client import Client, Job, JobFailed
+from millstream.store import keys
 from tests.processes import Process, Processes, until
 from tests.system.stack import Stack, start
 from tests.system.witness import ENDS, Json, check_one_worker_wrote_it, check_whole, logged, witness

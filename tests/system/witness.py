@@ -13,8 +13,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from millstream import keys
-from millstream.events import read_logged
+from millstream.protocol.events import read_logged
+from millstream.store import keys
 from tests.processes import Process
 
 Json = dict[str, Any]

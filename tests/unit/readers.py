@@ -3,9 +3,9 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from millstream.events import Event
-from millstream.jobs import Page, Snapshot, Status
-from millstream_api.hub import Follower
+from millstream.protocol.events import Event
+from millstream.protocol.jobs import Page, Snapshot, Status
+from millstream_api.jobs.hub import Follower
 
 JOB = "j"
 

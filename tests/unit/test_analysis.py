@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from millstream_worker.analysis import MARK, Analysis, Context, analysis, find_analyses
+from millstream import Context, analysis
+from millstream.authoring.analysis import MARK, Analysis, find_analyses
 from millstream_worker.app import load_analyses
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream.beneath import Directory, NotServed
+from millstream.confined_fs import Directory, NotServed
 
 
 @pytest.fixture(scope="module")

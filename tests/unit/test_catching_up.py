@@ -5,12 +5,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from millstream.apikeys import Keys
-from millstream.events import START
-from millstream.jobs import Page
-from millstream.store import Store
-from millstream_api.commands import CATCHING_UP, Commands
-from millstream_api.hub import Hub, State
-from millstream_api.relay import Relay
+from millstream.protocol.events import START
+from millstream.protocol.jobs import Page
+from millstream.store.store import Store
+from millstream_api.jobs.commands import CATCHING_UP, Commands
+from millstream_api.jobs.hub import Hub, State
+from millstream_api.jobs.relay import Relay
 from millstream_api.settings import ApiSettings
 from tests.unit.readers import SmallReader, a_page, an_event
 

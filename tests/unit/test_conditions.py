@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream_api.conditions import Validators, range_applies, refused
+from millstream_api.files.conditions import Validators, range_applies, refused
 
 NOW = Validators('"now"', 1_700_000_000)
 DATE = NOW.last_modified

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from millstream.errors import KINDS
-from millstream.events import TYPES
-from millstream.messages import METHODS
+from millstream.protocol.errors import KINDS
+from millstream.protocol.events import TYPES
+from millstream.protocol.messages import METHODS
 from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
 

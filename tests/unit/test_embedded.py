@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.embedded import NoStore, free_port
+from millstream.store.embedded import NoStore, free_port
 
 
 def test_a_free_port_is_none_that_an_outgoing_connection_may_be_given() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from millstream.errors import KINDS, Problem, sentence
+from millstream.protocol.errors import KINDS, Problem, sentence
 
 #: §3 of the contract: slug, JSON-RPC code, HTTP status.
 CONTRACT = [

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from millstream.events import START, TERMINAL_TYPES, TYPES, Cursor, Event, read_logged, read_published, rfc3339
-from millstream.messages import encode_event
+from millstream.protocol.events import START, TERMINAL_TYPES, TYPES, Cursor, Event, read_logged, read_published, rfc3339
+from millstream.protocol.messages import encode_event
 
 # What names a job: any text that has an encoding. Stock arq clients choose the names of their jobs themselves.
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)

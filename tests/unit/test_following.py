@@ -6,9 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from millstream.events import START, Cursor, Event
-from millstream.jobs import Page
-from millstream_api.hub import EARLY, Follower, Hub, State
+from millstream.protocol.events import START, Cursor, Event
+from millstream.protocol.jobs import Page
+from millstream_api.jobs.hub import EARLY, Follower, Hub, State
 from tests.unit.readers import JOB, SmallReader, a_page
 
 

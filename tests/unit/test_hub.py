@@ -2,8 +2,8 @@
 
 import pytest
 
-from millstream.events import START, Cursor
-from millstream_api.hub import EARLY, Follower, Hub, State
+from millstream.protocol.events import START, Cursor
+from millstream_api.jobs.hub import EARLY, Follower, Hub, State
 from tests.unit.readers import JOB, SmallReader, a_page, an_event
 
 

@@ -5,8 +5,9 @@ from itertools import permutations, product
 import pytest
 from arq import constants
 
-from millstream import keys
-from millstream.store import SCRIPTS, script_text
+from millstream.protocol.jobs import PRIORITIES
+from millstream.store import keys
+from millstream.store.store import SCRIPTS, script_text
 
 #: The prefixes of keys that end in a name which others choose; none may reach into another's.
 PREFIXES = [
@@ -31,13 +32,13 @@ def test_the_keys_that_are_arqs_are_where_arq_looks_for_them() -> None:
 
 def test_each_queue_and_priority_has_a_lane_of_its_own() -> None:
     queues = ["default", "gpu", "a", "b"]
-    lanes = [keys.lane(queue, priority) for queue, priority in product(queues, keys.PRIORITIES)]
-    assert len(set(lanes)) == len(queues) * len(keys.PRIORITIES)
+    lanes = [keys.lane(queue, priority) for queue, priority in product(queues, PRIORITIES)]
+    assert len(set(lanes)) == len(queues) * len(PRIORITIES)
     assert all(lane.startswith("arq:queue") for lane in lanes)
 
 
 def test_the_most_urgent_priority_comes_first() -> None:
-    assert keys.PRIORITIES == ("high", "default", "low")
+    assert PRIORITIES == ("high", "default", "low")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

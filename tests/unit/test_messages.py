@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.errors import Problem
-from millstream.messages import (
+from millstream.protocol.errors import Problem
+from millstream.protocol.messages import (
     METHODS,
     Attach,
     Call,

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.errors import Problem
-from millstream.events import Cursor, Event
-from millstream.jobs import Page, Snapshot, Status
-from millstream_api.hub import Follower, Hub, State
-from millstream_api.session import Bounds, Command, PlainSession, plain_answer
+from millstream.protocol.errors import Problem
+from millstream.protocol.events import Cursor, Event
+from millstream.protocol.jobs import Page, Snapshot, Status
+from millstream_api.jobs.hub import Follower, Hub, State
+from millstream_api.jobs.session import Bounds, Command, PlainSession, plain_answer
 
 
 class Client:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream_api.ranges import Span, Unsatisfiable, spans
+from millstream_api.files.ranges import Unsatisfiable, spans
+from millstream_api.wire.answers import Span
 
 MOST = 32
 

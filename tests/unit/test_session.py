@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.errors import Problem
-from millstream.events import START, Cursor, Event
-from millstream.jobs import Snapshot, Status
-from millstream_api.hub import Follower, Hub, State
-from millstream_api.session import Bounds, Command, RpcSession
+from millstream.protocol.errors import Problem
+from millstream.protocol.events import START, Cursor, Event
+from millstream.protocol.jobs import Snapshot, Status
+from millstream_api.jobs.hub import Follower, Hub, State
+from millstream_api.jobs.session import Bounds, Command, RpcSession
 
 
 def an_event(job: str, seq: int, type: str = "chunk", data: bytes = b"{}") -> Event:

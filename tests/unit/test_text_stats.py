@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from millstream.authoring.analysis import Analysis, find_analyses
+from millstream.authoring.context import Level
 from millstream_worker.analyses import text as module
 from millstream_worker.analyses.text import Partial, Tally, TextStats, WordCount, cuts, fold, stats, syllables
-from millstream_worker.analysis import Analysis, Level, find_analyses
 
 ENGLISH = "\n\n".join(topics[name] for name in sorted(topics))
 FABLE = """The fox saw the grapes. "How beautiful they look!" he said.

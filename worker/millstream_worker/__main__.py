@@ -7,7 +7,7 @@ import uvloop
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
-from millstream.beneath import Directory, NoDirectory
+from millstream.confined_fs import Directory, NoDirectory
 from millstream.settings import explain, settings_table
 from millstream.telemetry import set_up_logging
 from millstream_worker.app import alive, load_analyses, serve

@@ -13,12 +13,12 @@ import redis
 import structlog
 from redis.exceptions import RedisError
 
-from millstream import keys
-from millstream.errors import StoreUnavailable
+from millstream.authoring.analysis import Analysis, find_analyses
 from millstream.heap import settle
-from millstream.pipeline import shown
-from millstream.store import Store
-from millstream_worker.analysis import Analysis, find_analyses
+from millstream.protocol.errors import StoreUnavailable
+from millstream.store import keys
+from millstream.store.pipeline import shown
+from millstream.store.store import Store
 from millstream_worker.engine import Engine
 from millstream_worker.settings import WorkerSettings
 

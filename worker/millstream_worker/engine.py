@@ -17,14 +17,14 @@ from arq.connections import ArqRedis
 from arq.worker import Worker, func
 from redis.asyncio import ConnectionPool
 
-from millstream import keys
-from millstream.beneath import Directory
-from millstream.errors import StoreUnavailable
-from millstream.pipeline import Pipeline
-from millstream.store import Claimed, Store
-from millstream_worker.analysis import Analysis
+from millstream.authoring.analysis import Analysis
+from millstream.confined_fs import Directory
+from millstream.protocol.errors import StoreUnavailable
+from millstream.store import keys
+from millstream.store.pipeline import Pipeline
+from millstream.store.store import Claimed, Store
+from millstream_worker.attempt import Attempt, Stop
 from millstream_worker.leases import Leases
-from millstream_worker.runner import Attempt, Stop
 from millstream_worker.settings import WorkerSettings
 
 log = structlog.get_logger("millstream.worker")

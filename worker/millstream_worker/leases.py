@@ -14,9 +14,9 @@ import structlog
 from pydantic_core import to_json
 from redis.exceptions import RedisError
 
-from millstream import keys
-from millstream.events import rfc3339
-from millstream.store import script_text
+from millstream.protocol.events import rfc3339
+from millstream.store import keys
+from millstream.store.store import script_text
 
 log = structlog.get_logger("millstream.worker")
 

@@ -1,4 +1,4 @@
-"""The built-in analyses. They know `millstream_worker.analysis` and their libraries, and nothing else of Millstream."""
+"""The built-in analyses. They know the public face of `millstream` and their libraries, and nothing else of it."""
 
 from millstream_worker.analyses.process import process
 from millstream_worker.analyses.text import stats

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from millstream_worker.analysis import Context, analysis
+from millstream import Context, analysis
 
 
 @analysis()

@@ -15,7 +15,7 @@ from unicodedata import category, normalize
 
 from pydantic import Field
 
-from millstream_worker.analysis import Context, analysis
+from millstream import Context, analysis
 
 # Written without spaces, a word each: Han and hiragana. (Katakana stays together, as in Unicode's UAX #29.)
 IDEOGRAPH = r"\u3005-\u3007ぁ-ゖゝ-ゟ\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"

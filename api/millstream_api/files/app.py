@@ -1,0 +1,325 @@
+"""The file tier: `/files/…`, and `/stream/file`, which is the same stream. An ASGI app of its own, beside FastAPI's.
+
+A request goes: path → descriptor (beneath.py) → validators and conditions (conditions.py) → ranges (ranges.py)
+→ headers → bytes (sending.py). The descriptor is opened once and passed on, so what was checked is what is sent.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote
+
+import structlog
+from pydantic_core import to_json
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from millstream.apikeys import Keys
+from millstream.confined_fs import Directory, NotServed, Opened
+from millstream.protocol.errors import Problem
+from millstream.protocol.events import rfc3339
+from millstream_api.files.conditions import State, Validators, range_applies, refused
+from millstream_api.files.digests import Digests, field, wants_sha256
+from millstream_api.files.ranges import Unsatisfiable, spans
+from millstream_api.files.representations import (
+    CODINGS,
+    Representation,
+    media_type,
+    representation,
+    takes_the_place,
+)
+from millstream_api.files.sending import Traffic, connection, send_answer
+from millstream_api.files.uploads import Uploads
+from millstream_api.negotiation import most_wanted, weights
+from millstream_api.problems import plain_problem, problem_response
+from millstream_api.settings import ApiSettings
+from millstream_api.wire.answers import Answer
+from millstream_api.wire.backpressure import ClientGone, wait_for_disconnect
+from millstream_api.wire.pagecache import Cut
+
+log = structlog.get_logger("millstream.api")
+
+PREFIX = "/files/"
+STREAM = "/stream/file"
+SETTLE_NS = 20_000_000  # a change within this time of another one may leave the same time stamp behind
+LISTINGS = ("application/json", "application/jsonl", "application/x-ndjson")
+
+
+class Request(NamedTuple):
+    """What one request says, and its ways to and from the client."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    query: Mapping[str, list[str]]
+    headers: Mapping[str, str]
+
+
+class Files:
+    """The app. `traffic` is for the operator; when `draining` is set, nobody follows a file any longer."""
+
+    def __init__(
+        self, settings: ApiSettings, keys: Keys, directory: Directory, traffic: Traffic, draining: asyncio.Event
+    ) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._directory = directory
+        self._digests = Digests()
+        self._uploads = Uploads(settings, directory)
+        self.traffic = traffic
+        self._draining = draining
+        self._start_apart = bool(settings.cors_origins)  # the middleware that speaks for them looks at starts only
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (shown := connection(scope)) is not None:
+            shown.timed = True
+        path, query = scope["path"], scope["query_string"]
+        request = Request(scope, receive, send, read_query(query) if query else {}, read_headers(scope))
+        try:
+            response = await self._answer(request)
+        except Problem as problem:
+            response = problem_response(problem, path)
+        except NotServed:
+            response = plain_problem(404, "Not Found", path)
+        except Unsatisfiable as error:
+            response = plain_problem(
+                416, "Range Not Satisfiable", path, headers={"Content-Range": f"bytes */{error.args[0]}"}
+            )
+        except (ClientGone, Cut) as error:
+            log.info("a stream ended early", path=path, reason=str(error) or "the file was cut short")
+            if shown is not None:
+                shown.close()
+            return
+        if response is not None:
+            with suppress(ClientGone):
+                await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response | None:
+        """Answer, or return what is to be answered. Raises Problem, NotServed, Unsatisfiable, ClientGone, Cut."""
+        who = self._keys.who(request.headers.get("authorization"))
+        method, path = request.scope["method"], request.scope["path"]
+        legacy = path == STREAM
+        name = request.query.get("path", ["large_file.txt"])[0] if legacy else read_path(request.scope)[len(PREFIX) :]
+        reading = method in ("GET", "HEAD")
+        if not reading and (legacy or not name or method not in ("PUT", "DELETE")):
+            allowed = "GET, HEAD" if legacy or not name else "GET, HEAD, PUT, DELETE"
+            return plain_problem(405, "Method Not Allowed", path, headers={"Allow": allowed})
+        who.need("files:read" if reading else "files:write")
+        if method == "PUT":
+            return await self._uploads.put(name, request.headers, request.receive)
+        if method == "DELETE":
+            return await self._uploads.delete(name, request.headers)
+        if not name:
+            return await self._list(request)
+        if self.traffic.open >= self._settings.streams:
+            detail = (
+                f"{self.traffic.open} streams are open, the limit is {self._settings.streams}. Try again in a moment."
+            )
+            return plain_problem(503, "Too many streams", path, detail, {"Retry-After": "1"})
+        self.traffic.open += 1
+        try:
+            if request.query and request.query.get("follow", [""])[0].lower() in ("true", "1"):
+                return await self._follow(name, request)
+            return await self._get(name, request)
+        finally:
+            self.traffic.open -= 1
+
+    async def _get(self, name: str, request: Request) -> Response | None:
+        opened, coding = await self._open(name), None
+        try:
+            if codings := accepted_codings(request.headers.get("accept-encoding")):
+                opened, coding = await self._packed(name, opened, codings)
+            # Never told later than Date (RFC 9110 §8.8.2.1); what conditions look at is the true time.
+            modified = min(opened.found.st_mtime_ns // 1_000_000_000, int(time.time()))
+            shown = representation(name.rpartition("/")[2], coding, State.of(opened.found), modified)
+            return await self._send(opened.file, shown, request)
+        finally:
+            os.close(opened.file)
+
+    async def _send(self, file: int, shown: Representation, request: Request) -> Response | None:
+        method, headers = request.scope["method"], request.headers
+        status = refused(method, headers, shown.validators)
+        if status == 412:
+            return plain_problem(412, "Precondition Failed", request.scope["path"])
+        answer = shown.unchanged if status == 304 else self._wanted(shown, headers, method)
+        if answer.parts and wants_sha256(headers.get("want-repr-digest")):
+            digest = await self._digests.sha256(file, shown.validators.etag)
+            answer = answer._replace(head=answer.head + b"repr-digest: %b\r\n" % field(digest).encode())
+        if method == "HEAD":
+            answer = answer._replace(parts=())
+        self.traffic.streams += bool(answer.parts)
+        await send_answer(
+            request.scope,
+            request.receive,
+            request.send,
+            answer,
+            file,
+            self.traffic,
+            stall_s=self._settings.send_timeout_s,
+            start_apart=self._start_apart,
+        )
+        return None
+
+    def _wanted(self, shown: Representation, headers: Mapping[str, str], method: str) -> Answer:
+        """All of it, or the parts that are asked for. Raises Unsatisfiable, with the size."""
+        if method != "GET" or not range_applies(headers.get("if-range"), shown.validators, time.time()):
+            return shown.whole
+        try:
+            wanted = spans(headers.get("range"), shown.size, most=self._settings.ranges)
+        except Unsatisfiable:
+            raise Unsatisfiable(shown.size) from None
+        if wanted is None:
+            return shown.whole
+        return shown.one(wanted[0]) if len(wanted) == 1 else shown.several(wanted)
+
+    async def _packed(self, name: str, plain: Opened, codings: list[str]) -> tuple[Opened, str | None]:
+        """A sibling that is compressed already, in place of the file itself, and its coding; or the file, when there is
+        none, or only an older one. What is not returned is closed.
+        """
+        for coding in codings:
+            try:
+                packed = await self._open(name + CODINGS[coding])
+            except NotServed:
+                continue
+            better = takes_the_place(packed.found, plain.found)
+            os.close(plain.file if better else packed.file)
+            if better:
+                return packed, coding
+        return plain, None
+
+    async def _open(self, name: str) -> Opened:
+        """Open a file: here when the kernel can do so without a disk, else in a thread."""
+        opened = self._directory.open_cached(name)
+        if opened is None:
+            opened = await asyncio.to_thread(self._directory.open, name)
+        if time.time_ns() - opened.found.st_ctime_ns < SETTLE_NS:
+            try:
+                await asyncio.sleep(SETTLE_NS / 1e9)
+            except asyncio.CancelledError:
+                os.close(opened.file)
+                raise
+            return opened._replace(found=os.fstat(opened.file))
+        return opened
+
+    async def _follow(self, name: str, request: Request) -> Response | None:
+        """Like tail -f: from an offset on, once the file has grown so far, and then what is appended, until the client
+        leaves, the file is deleted, or the server drains. Raises Cut when the file is smaller than it was.
+        """
+        try:
+            offset = int(request.query.get("offset", ["0"])[0])
+        except ValueError:
+            offset = -1
+        if offset < 0:
+            wrong = "it must be a number of bytes, 0 or more"
+            raise Problem("invalid_params", f"offset: {wrong}.", [{"pointer": "/offset", "detail": wrong}])
+        file, found = await self._open(name)
+        self.traffic.streams += 1
+        send, shown = request.send, connection(request.scope)
+        leaving = asyncio.ensure_future(wait_for_disconnect(request.receive))
+        try:
+            headers = {
+                "Content-Type": media_type(name.rpartition("/")[2]),
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+            }
+            await send({"type": "http.response.start", "status": 200, "headers": raw(headers)})
+            while request.scope["method"] == "GET" and not (
+                self._draining.is_set() or leaving.done() or (shown is not None and shown.is_closing())
+            ):
+                seen, found = found.st_size, os.fstat(file)
+                if found.st_size < seen:
+                    raise Cut
+                if found.st_size > offset:
+                    data = await asyncio.to_thread(os.pread, file, min(found.st_size - offset, 256 * 1024), offset)
+                    offset += len(data)
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    self.traffic.sent(len(data))
+                elif found.st_nlink == 0:
+                    break
+                else:
+                    await asyncio.wait({leaving}, timeout=self._settings.follow_s)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            leaving.cancel()
+            os.close(file)
+        return None
+
+    async def _list(self, request: Request) -> Response | None:
+        """The files whose paths begin with a prefix, as JSON or as JSON Lines."""
+        send, method = request.send, request.scope["method"]
+        prefix = request.query.get("prefix", [""])[0]
+        kind = most_wanted(request.headers.get("accept"), LISTINGS) or LISTINGS[0]
+        lines = kind != LISTINGS[0]
+        told = raw({"Content-Type": kind, "Vary": "Accept"})
+        await send({"type": "http.response.start", "status": 200, "headers": told})
+        found = self._directory.walk(prefix)
+        first = True
+        while method == "GET" and (some := await asyncio.to_thread(_some_entries, found)):
+            text = (b"" if lines else b"[" if first else b",") + (b"\n" if lines else b",").join(some)
+            first = False
+            await send({"type": "http.response.body", "body": text + (b"\n" if lines else b""), "more_body": True})
+        end = b"" if lines or method == "HEAD" else b"[]" if first else b"]"
+        await send({"type": "http.response.body", "body": end})
+        return None
+
+
+def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI has them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def read_headers(scope: Scope) -> dict[str, str]:
+    """The request's headers by name, in lower case; what is repeated is joined (RFC 9110 §5.3)."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
+
+
+def read_path(scope: Scope) -> str:
+    """The path, percent-decoded. The server puts U+FFFD for what is not UTF-8: that is NotServed, but for one that the
+    client itself wrote.
+    """
+    path: str = scope["path"]
+    if "\N{REPLACEMENT CHARACTER}" not in path:
+        return path
+    try:
+        return unquote(scope["raw_path"].decode(), errors="strict")
+    except UnicodeDecodeError:
+        raise NotServed(path) from None
+
+
+def read_query(query: bytes) -> dict[str, list[str]]:
+    """The parameters by name. What is not UTF-8 becomes lone surrogates, which no name has that is served."""
+    return parse_qs(query.decode(errors="surrogateescape"), errors="surrogateescape")
+
+
+def accepted_codings(header: str | None) -> list[str]:
+    """The content codings of ours that an Accept-Encoding (RFC 9110 §12.5.3) wants no less than the plain file, the
+    most wanted first.
+    """
+    if not header:
+        return []
+    wanted = weights(header)
+    anything, plain = wanted.get("*", 0.0), wanted.get("identity", 0.0)
+    taken = {coding: wanted.get(coding, anything) for coding in CODINGS}
+    return sorted((c for c, weight in taken.items() if weight > 0 and weight >= plain), key=lambda c: -taken[c])
+
+
+def _some_entries(found: Iterator[tuple[str, os.stat_result]]) -> list[bytes]:
+    return [
+        to_json(
+            {
+                "path": path,
+                "size": entry.st_size,
+                "modified": rfc3339(entry.st_mtime_ns // 1_000_000),
+                "etag": Validators.of(State.of(entry)).etag,
+            }
+        )
+        for path, entry in islice(found, 500)
+    ]

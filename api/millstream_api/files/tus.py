@@ -1,0 +1,282 @@
+"""Resumable uploads: the tus protocol 1.0.0 at `/uploads`, with its extensions creation, creation-with-upload,
+checksum, expiration and termination. (Why tus and not the IETF draft: docs/decisions/0009.)
+
+An upload is two hidden files below the data directory, `.uploads/<id>` with what has come and `.uploads/<id>.json`
+with where it is to go; so it survives a restart, and any API process on the same directory can go on with it. When it
+is complete it is renamed to its path.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import time
+from base64 import b64decode
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+
+from pydantic_core import from_json, to_json
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from millstream.apikeys import Keys
+from millstream.confined_fs import Directory, NotServed, parts
+from millstream.protocol.errors import Problem
+from millstream_api.files.uploads import Broken, Full, Temporary, body_blocks, current, disk_errors, locked, write_all
+from millstream_api.problems import plain_problem, problem_response
+from millstream_api.settings import ApiSettings
+
+PREFIX = "/uploads"
+VERSION = {"Tus-Resumable": "1.0.0"}
+EXTENSIONS = "creation,creation-with-upload,checksum,expiration,termination"
+CHECKSUMS = {"sha1", "sha256", "sha512"}
+CONTENT_TYPE = "application/offset+octet-stream"
+
+
+class Refused(Exception):
+    """A status of the tus protocol and what was wrong."""
+
+    def __init__(self, status: int, title: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.title = status, title
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Where an upload is to go. `length` in bytes; `expires` in Unix seconds; `metadata` as the client gave it."""
+
+    id: str
+    path: str
+    length: int
+    owner: str
+    expires: int
+    metadata: str = ""
+
+
+class Tus:
+    """The ASGI app at `/uploads`."""
+
+    def __init__(self, settings: ApiSettings, keys: Keys, directory: Directory) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._directory = directory
+        self._home = directory.path / ".uploads"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, path = Headers(scope=scope), scope["path"]
+        method = headers.get("x-http-method-override", scope["method"])
+        try:
+            response = await self._answer(method, path, headers, receive)
+        except Problem as problem:
+            response = problem_response(problem, path)
+        except NotServed:
+            response = plain_problem(404, "Not Found", path)
+        except Full:
+            response = plain_problem(507, "Insufficient Storage", path, "There is no room; what came before is kept.")
+        except Refused as error:
+            told = {"Tus-Version": "1.0.0"} if error.status == 412 else None
+            response = plain_problem(error.status, error.title, path, str(error), told)
+        except Broken:
+            return
+        response.headers.update(VERSION)
+        await response(scope, receive, send)
+
+    async def _answer(self, method: str, path: str, headers: Headers, receive: Receive) -> Response:
+        if method == "OPTIONS":
+            limit = str(self._settings.upload_bytes)
+            told = {"Tus-Version": "1.0.0", "Tus-Extension": EXTENSIONS, "Tus-Max-Size": limit}
+            return Response(status_code=204, headers={**told, "Tus-Checksum-Algorithm": ",".join(sorted(CHECKSUMS))})
+        who = self._keys.who(headers.get("authorization"))
+        who.need("files:write")
+        if headers.get("tus-resumable") != "1.0.0":
+            raise Refused(412, "Precondition Failed", "Send Tus-Resumable: 1.0.0.")
+        id = path.removeprefix(PREFIX).strip("/")
+        if method == "POST" and not id:
+            return await self._create(headers, who.owner, receive)
+        upload = await asyncio.to_thread(self._load, id, who.owner)
+        match method:
+            case "HEAD":
+                offset = await asyncio.to_thread(self._offset, upload)
+                told = {
+                    "Upload-Length": str(upload.length),
+                    "Upload-Metadata": upload.metadata,
+                    "Cache-Control": "no-store",
+                }
+                return Response(status_code=200, headers={**told, **self._progress(upload, offset)})
+            case "PATCH":
+                offset = await self._append(upload, headers, body_blocks(receive))
+                return Response(status_code=204, headers=self._progress(upload, offset))
+            case "DELETE":
+                await asyncio.to_thread(self._remove, upload)
+                return Response(status_code=204)
+            case _:
+                return plain_problem(
+                    405, "Method Not Allowed", path, headers={"Allow": "POST, HEAD, PATCH, DELETE, OPTIONS"}
+                )
+
+    async def _create(self, headers: Headers, owner: str, receive: Receive) -> Response:
+        length = _number(headers, "upload-length")
+        if length > self._settings.upload_bytes:
+            raise Refused(413, "Content Too Large", f"A file may have {self._settings.upload_bytes} bytes.")
+        metadata = headers.get("upload-metadata", "")
+        path = _metadata(metadata).get("path", "")
+        try:
+            parts(path)
+        except NotServed:
+            raise Refused(400, "Bad Request", "Upload-Metadata must name the file: path <base64 of a path>.") from None
+        await asyncio.to_thread(self._expire)
+        expires = int(time.time() + self._settings.upload_life_s)
+        upload = Upload(secrets.token_hex(16), path, length, owner, expires, metadata)
+        with disk_errors():
+            await asyncio.to_thread(self._begin, upload)
+        offset = 0
+        if length == 0 or headers.get("content-type", "").lower() == CONTENT_TYPE:
+            try:
+                offset = await self._append(upload, headers, body_blocks(receive), at=0)
+            except BaseException:  # nobody will ever know where it was
+                await asyncio.to_thread(self._remove, upload)
+                raise
+        location = {"Location": f"{PREFIX}/{upload.id}"}
+        return Response(status_code=201, headers={**location, **self._progress(upload, offset)})
+
+    async def _append(
+        self, upload: Upload, headers: Mapping[str, str], body: AsyncIterator[bytes], at: int | None = None
+    ) -> int:
+        """Write what comes behind what is there; returns the new offset. The last byte publishes the file."""
+        if at is None:
+            if headers.get("content-type", "").lower() != CONTENT_TYPE:
+                raise Refused(415, "Unsupported Media Type", f"Send Content-Type: {CONTENT_TYPE}.")
+            at = _number(headers, "upload-offset")
+        checksum = _checksum(headers.get("upload-checksum"))
+        try:
+            file = await asyncio.to_thread(os.open, self._data(upload), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        except FileNotFoundError:  # complete, and published
+            if at == upload.length and not await anext(body, b""):
+                return at
+            raise Refused(409, "Conflict", f"The upload is complete, at {upload.length}.") from None
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Refused(423, "Locked", "Another request writes to this upload.") from None
+            offset = os.fstat(file).st_size
+            if offset != at:
+                raise Refused(409, "Conflict", f"The upload is at {offset}, not {at}.")
+            whole = False
+            try:
+                async for block in body:
+                    if offset + len(block) > upload.length:
+                        raise Refused(413, "Content Too Large", f"More came than the {upload.length} bytes announced.")
+                    with disk_errors():
+                        await asyncio.to_thread(write_all, file, block)
+                    offset += len(block)
+                    if checksum:
+                        checksum[0].update(block)
+                whole = True
+            finally:
+                if checksum and not (whole and checksum[0].digest() == checksum[1]):
+                    os.ftruncate(file, at)
+            if checksum and checksum[0].digest() != checksum[1]:
+                raise Refused(460, "Checksum Mismatch", "What came does not have the checksum that was named for it.")
+            if offset == upload.length:
+                with disk_errors():
+                    await asyncio.to_thread(self._publish, upload, file)
+            return offset
+        finally:
+            os.close(file)
+
+    def _progress(self, upload: Upload, offset: int) -> dict[str, str]:
+        expires = format_datetime(datetime.fromtimestamp(upload.expires, UTC), usegmt=True)
+        return {"Upload-Offset": str(offset), "Upload-Expires": expires}
+
+    # Files; for a thread.
+
+    def _data(self, upload: Upload) -> Path:
+        return self._home / upload.id
+
+    def _begin(self, upload: Upload) -> None:
+        self._home.mkdir(exist_ok=True)
+        self._data(upload).touch(0o644, exist_ok=False)
+        (self._home / f"{upload.id}.json").write_bytes(to_json(asdict(upload)))
+
+    def _load(self, id: str, owner: str) -> Upload:
+        """Raises NotServed for what is not there, has expired, or belongs to somebody else."""
+        if not re.fullmatch(r"[0-9a-f]{32}", id):
+            raise NotServed(id)
+        try:
+            upload = Upload(**from_json((self._home / f"{id}.json").read_bytes()))
+        except OSError:
+            raise NotServed(id) from None
+        if upload.owner != owner or upload.expires < time.time():
+            raise NotServed(id)
+        return upload
+
+    def _offset(self, upload: Upload) -> int:
+        try:
+            return self._data(upload).stat().st_size
+        except FileNotFoundError:
+            return upload.length  # complete, and published
+
+    def _publish(self, upload: Upload, file: int) -> None:
+        os.fsync(file)
+        beside = Temporary(self._directory, upload.path)  # holds its directory
+        try:
+            with locked(beside.directory):
+                current(beside.directory, beside.target)
+                os.rename(self._data(upload), beside.target, dst_dir_fd=beside.directory)
+                os.fsync(beside.directory)
+        finally:
+            beside.discard()
+
+    def _remove(self, upload: Upload) -> None:
+        for path in (self._data(upload), self._home / f"{upload.id}.json"):
+            path.unlink(missing_ok=True)
+
+    def _expire(self) -> None:
+        """Forget the uploads whose time is over."""
+        if not self._home.is_dir():
+            return
+        for info in self._home.glob("*.json"):
+            try:
+                upload = Upload(**from_json(info.read_bytes()))
+            except (OSError, ValueError, TypeError):
+                continue
+            if upload.expires < time.time():
+                self._remove(upload)
+
+
+def _number(headers: Mapping[str, str], name: str) -> int:
+    value = headers.get(name, "")
+    if not re.fullmatch(r"\d{1,18}", value, re.ASCII):
+        raise Refused(400, "Bad Request", f"{name.title()} must be a number of bytes.")
+    return int(value)
+
+
+def _metadata(header: str) -> dict[str, str]:
+    """Upload-Metadata: `key base64, key base64`."""
+    found = {}
+    for item in header.split(","):
+        key, _, value = item.strip().partition(" ")
+        try:
+            found[key] = b64decode(value, validate=True).decode()
+        except ValueError:
+            raise Refused(400, "Bad Request", f"Upload-Metadata: {key[:40]} must be base64 of UTF-8.") from None
+    return found
+
+
+def _checksum(header: str | None) -> "tuple[hashlib._Hash, bytes] | None":
+    if header is None:
+        return None
+    name, _, value = header.partition(" ")
+    if name not in CHECKSUMS:
+        raise Refused(400, "Bad Request", f"Upload-Checksum: the algorithms are {', '.join(sorted(CHECKSUMS))}.")
+    try:
+        return hashlib.new(name), b64decode(value, validate=True)
+    except ValueError:
+        raise Refused(400, "Bad Request", "Upload-Checksum must hold base64.") from None

@@ -1,0 +1,259 @@
+"""What a client can ask for, whatever the transport: each command checks, asks the store, and answers or raises a
+Problem.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import structlog
+from pydantic_core import from_json, to_json
+
+from millstream.apikeys import Keys, Principal
+from millstream.protocol.catalog import Catalog
+from millstream.protocol.errors import Problem, StoreUnavailable
+from millstream.protocol.jobs import PRIORITIES, Page, Snapshot
+from millstream.protocol.messages import Attach, Cancel, Submit, read_cursor
+from millstream.store.store import NewJob, Store, Submitted
+from millstream_api.jobs.hub import Follower
+from millstream_api.jobs.relay import Relay
+from millstream_api.settings import ApiSettings
+
+log = structlog.get_logger("millstream.api")
+
+T = TypeVar("T", Snapshot, Page)
+CATCHING_UP = 16  # logs that are read at a time: a page costs milliseconds, in which nobody else gets an answer
+REFRESH_S = 0.2  # an unknown name looks at the store again, at most this often
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The live workers by their last heartbeats, and how full the queues are."""
+
+    workers: list[dict[str, Any]]
+    queues: list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Commands:
+    settings: ApiSettings
+    store: Store
+    relay: Relay
+    keys: Keys
+    draining: asyncio.Event
+    catalog: Catalog = field(default_factory=Catalog)
+    catching_up: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CATCHING_UP))
+    submissions: Counter[str] = field(default_factory=lambda: Counter(accepted=0))  # by what came of it
+    _refreshed: float = 0.0
+
+    async def submit(self, who: Principal, request: Submit, job: str, *, follow: bool = True) -> Submitted:
+        """Accept a job under the id `job`. `follow`: this node wants to hear of it."""
+        try:
+            submitted = await self._submit(who, request, job, follow)
+        except Problem as problem:
+            self.submissions[problem.slug] += 1
+            raise
+        self.submissions["duplicate" if submitted.duplicate else "accepted"] += 1
+        return submitted
+
+    async def _submit(self, who: Principal, request: Submit, job: str, follow: bool) -> Submitted:
+        who.need("submit")
+        if self.draining.is_set():
+            raise Problem(
+                "draining", "This server is restarting; connect again and repeat the request.", retry_after_s=1
+            )
+        await self._know(request.analysis)
+        entry = self.catalog.find(request.analysis)
+        entry.check(request.params)
+        attempts = request.max_attempts or entry.max_attempts
+        new = NewJob(
+            id=job,
+            analysis=entry.name,
+            body=_body(entry.name, request.params),
+            queue=entry.queue,
+            priority=request.priority,
+            owner=who.owner,
+            max_attempts=attempts or self.settings.max_attempts,
+            retry=attempts is not None,
+            timeout_s=request.timeout_s or entry.timeout_s,
+            delay_s=request.delay_s,
+            key=request.key or "",
+            fingerprint=_fingerprint(request) if request.key else "",
+            node=self.relay.node if follow else "",
+            terminal_only=request.events == "terminal",
+        )
+        try:
+            return await self.store.submit(new)
+        except StoreUnavailable:
+            raise unavailable() from None
+
+    async def get(self, who: Principal, job: str) -> Snapshot:
+        who.need("read")
+        try:
+            snapshot = await self.store.snapshot(job, who.owner)
+        except StoreUnavailable:
+            raise unavailable() from None
+        return _found(job, snapshot)
+
+    async def snapshot(self, job: str) -> Snapshot:
+        """A job that the caller may see, because it has just submitted it."""
+        try:
+            return _found(job, await self.store.snapshot(job))
+        except StoreUnavailable:
+            raise unavailable() from None
+
+    async def expire(self) -> None:
+        """End what waited longer than a job may live, though no worker comes for it."""
+        with suppress(StoreUnavailable):
+            for queue in self._queues():
+                await self.store.expire(queue)
+
+    def _queues(self) -> list[str]:
+        return sorted({"default", *(entry.queue for entry in self.catalog.entries.values())})
+
+    async def fleet(self) -> Fleet:
+        """Workers and queues. Whoever asks must be allowed to know."""
+        names = self._queues()
+        try:
+            beats = [from_json(beat) for beat in await self.store.workers()]
+            lanes = await self.store.queues(names)
+        except StoreUnavailable:
+            raise unavailable() from None
+        queues = [
+            {
+                "name": name,
+                "depth": sum(lane.due for lane in lanes[name]),
+                "by_priority": {p: lane.due for p, lane in zip(PRIORITIES, lanes[name], strict=True)},
+                "running": sum(lane.running for lane in lanes[name]),
+                "delayed": sum(lane.delayed for lane in lanes[name]),
+                "oldest_age_s": max(lane.oldest_s for lane in lanes[name]),
+            }
+            for name in names
+        ]
+        return Fleet(beats, queues)
+
+    async def jobs(
+        self, who: Principal, *, status: str = "", analysis: str = "", limit: int = 50, before: str = ""
+    ) -> list[Snapshot]:
+        """The owner's jobs, newest first; fewer than `limit` when there are no more, or when they are large."""
+        who.need("read")
+        try:
+            return await self.store.jobs(
+                who.owner,
+                status=status,
+                analysis=analysis,
+                limit=limit,
+                after=before,
+                limit_bytes=self.settings.reader_bytes,
+            )
+        except KeyError:
+            detail = f"before: {before[:80]!r} is not one of your jobs; take the id of the last job of a page."
+            raise Problem("invalid_params", detail, [{"pointer": "/before", "detail": "no such job"}]) from None
+        except StoreUnavailable:
+            raise unavailable() from None
+
+    async def cancel(self, who: Principal, request: Cancel) -> Snapshot:
+        who.need("submit")
+        try:
+            snapshot = await self.store.cancel(request.job, who.owner, request.reason)
+        except StoreUnavailable:
+            raise unavailable() from None
+        return _found(request.job, snapshot)
+
+    async def cancel_left(self, who: Principal, job: str) -> None:
+        """Cancel a job whose client has left, and wanted that. A server that drains was left by nobody."""
+        if self.draining.is_set():
+            return
+        try:
+            await self.cancel(who, Cancel(job=job, reason="the client disconnected"))
+        except Problem as problem:
+            log.warning("a job could not be cancelled after its client left", job=job, error=str(problem))
+
+    async def attach(self, who: Principal, request: Attach) -> Page:
+        """Make this node hear of a job; the page has no events yet, but says whether the log holds the cursor."""
+        who.need("read")
+        after = read_cursor(request.after)
+        terminal_only = request.events == "terminal"
+        try:
+            page = await self.store.attach(
+                request.job, after, owner=who.owner, node=self.relay.node, terminal_only=terminal_only, limit=0
+            )
+        except StoreUnavailable:
+            raise unavailable() from None
+        return _found(request.job, page)
+
+    async def catch_up(self, follower: Follower) -> None:
+        """Give a follower that is behind the next page of its log. Still behind afterwards: once more."""
+        settings = self.settings
+        async with self.catching_up:
+            try:
+                page = await self.store.attach(
+                    follower.job,
+                    follower.ask(),
+                    node=self.relay.node,
+                    terminal_only=follower.terminal_only,
+                    limit=settings.reader_events,
+                    limit_bytes=settings.reader_bytes // 2,
+                    patience_s=0,  # the reader has other things to send meanwhile
+                )
+            except StoreUnavailable:
+                await asyncio.sleep(0.1)
+                return
+            follower.read(page)
+        self.relay.hub.drop_if_done(follower)
+
+    async def analyses(self) -> list[dict[str, Any]]:
+        await self.refresh()
+        return [entry.as_dict() for entry in self.catalog.entries.values()]
+
+    async def _know(self, analysis: str) -> None:
+        """Look again at what workers advertise when a name is not known here."""
+        if analysis not in self.catalog.entries and time.monotonic() - self._refreshed > REFRESH_S:
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        self._refreshed = time.monotonic()
+        with suppress(StoreUnavailable):
+            self.catalog.update(await self.store.analyses())
+
+
+def unavailable() -> Problem:
+    return Problem("store_unavailable", "The store cannot be reached at the moment. Try again.", retry_after_s=1)
+
+
+def leaving_cancels(request: Submit, submitted: Submitted) -> bool:
+    """Is the job cancelled when the client of this submit leaves? Of a duplicate it was the first submit's to say."""
+    return request.on_disconnect == "cancel" and not submitted.duplicate
+
+
+def _found(job: str, found: T | None) -> T:
+    if found is None:
+        raise Problem("job_not_found", f"There is no job {job[:80]!r}, or it is not yours, or it is no longer kept.")
+    return found
+
+
+def _body(analysis: str, params: dict[str, Any]) -> bytes:
+    """The job as arq writes it (see worker/millstream_worker/body.py). Raises Problem invalid_params."""
+    written = to_json(params)
+    if b"Infinity" in written:  # 1e999 is JSON, but what comes of it is not
+        try:
+            from_json(written, allow_inf_nan=False)
+        except ValueError:
+            raise Problem("invalid_params", "params: a number in them is too large.") from None
+    return b'{"t":null,"f":%b,"a":[],"k":%b,"et":%d}' % (to_json(analysis), written, time.time_ns() // 1_000_000)
+
+
+def _fingerprint(request: Submit) -> str:
+    """What must be the same when a key is used again."""
+    fields = request.model_dump(include={"analysis", "params", "timeout_s", "max_attempts", "priority", "delay_s"})
+    return hashlib.sha256(repr(_sorted(fields)).encode()).hexdigest()
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return sorted((key, _sorted(item)) for key, item in value.items())
+    return [_sorted(item) for item in value] if isinstance(value, list) else value

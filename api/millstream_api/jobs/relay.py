@@ -1,0 +1,115 @@
+"""From Redis to the hub: one pub/sub connection a process, and what to do when it drops.
+
+What is published while the connection is down is not lost: it is in the logs. So when it is back, every follower
+reads its log, which also puts this node back on the lists of watchers. And because the *last* event of a log leaves
+no hole that a later one could show, the ends of quiet logs are compared with the store every few seconds.
+"""
+
+import asyncio
+import secrets
+import socket
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from millstream.protocol.errors import StoreUnavailable
+from millstream.protocol.events import read_published
+from millstream.store import keys
+from millstream.store.pipeline import Pipeline
+from millstream.store.store import Store
+from millstream_api.jobs.hub import Hub, State
+
+log = structlog.get_logger("millstream.api")
+
+CHUNK = 500  # jobs that one look at the store asks about
+
+
+class Relay:
+    """Owns the channel `ms:node:<node>`. `catalog_changed` is set when workers have advertised something new; `events`
+    counts what came.
+    """
+
+    def __init__(self, url: str, store: Store, *, check_s: float) -> None:
+        self.node = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        self.hub = Hub(self._forget)
+        self.catalog_changed = asyncio.Event()
+        self.events = 0
+        self._store = store
+        self._check_s = check_s
+        self._pipeline = Pipeline(url, name=f"{self.node}-relay", on_connect=self._listen, on_push=self._on_push)
+        self._heard: dict[str, int] = {}
+        self._forgetting: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._checker: asyncio.Task[None] | None = None
+
+    async def open(self) -> "Relay":
+        await self._pipeline.open()
+        self._checker = asyncio.create_task(self._check_for_ever(), name="relay check")
+        return self
+
+    async def close(self) -> None:
+        for task in [*self._tasks, *([self._checker] if self._checker else [])]:
+            task.cancel()
+        await self._pipeline.close()
+
+    async def _listen(self, pipeline: Pipeline) -> None:
+        pipeline.send("SUBSCRIBE", keys.NODE + self.node, keys.CATALOG)
+
+    def _on_push(self, message: list[Any]) -> None:
+        if message[0] == b"subscribe":
+            if message[1] == keys.CATALOG.encode():  # the last of the two: from here on nothing is missed
+                self.hub.resync()
+                self.catalog_changed.set()
+        elif message[1] == keys.CATALOG.encode():
+            self.catalog_changed.set()
+        else:
+            try:
+                event = read_published(message[2])
+            except ValueError:
+                log.warning("what was published is not an event", payload=repr(message[2][:100]))
+                return
+            self.events += 1
+            self.hub.publish(event)
+
+    def _forget(self, job: str) -> None:
+        """Tell the store that this node need not hear of a job any more. Once is enough, and it may fail."""
+        if job in self._forgetting:
+            return
+        self._forgetting.add(job)
+        task = asyncio.create_task(self._detach(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _detach(self, job: str) -> None:
+        try:
+            with suppress(StoreUnavailable):
+                await self._store.detach(job, self.node)
+        finally:
+            self._forgetting.discard(job)
+        if self.hub.followers.get(job):  # somebody came meanwhile: let it put this node back
+            for follower in tuple(self.hub.followers[job]):
+                follower.fall_behind()
+
+    async def _check_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._check_s)
+            with suppress(StoreUnavailable):
+                await self._check()
+
+    async def _check(self) -> None:
+        """Compare the ends of the logs that have been quiet since the last look with the store."""
+        heard = {
+            job: max(follower.cursor.seq for follower in followers)
+            for job, followers in self.hub.followers.items()
+            if any(follower.state is State.LIVE for follower in followers)
+        }
+        quiet = [job for job, seq in heard.items() if self._heard.get(job) == seq]
+        self._heard = heard
+        for start in range(0, len(quiet), CHUNK):
+            jobs = quiet[start : start + CHUNK]
+            for job, (seq, status) in zip(jobs, await self._store.positions(jobs), strict=True):
+                for follower in tuple(self.hub.followers.get(job, ())):
+                    ended = status in ("succeeded", "failed", "cancelled", "")
+                    if ended or (not follower.terminal_only and seq != follower.cursor.seq):
+                        follower.fall_behind()

@@ -1,0 +1,190 @@
+"""The shapes of what is sent, for the published specifications. tests/integration/test_specifications.py holds what
+is really sent to them.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from millstream.protocol.jobs import Snapshot
+
+Json = Any
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ProblemDocument(Shape):
+    """An error (RFC 9457)."""
+
+    type: str = Field(description="names the kind of problem, and is the path of a page about it")
+    title: str
+    status: int
+    detail: str | None = Field(default=None, description="what was wrong, and what would be right")
+    instance: str | None = None
+    errors: list[dict[str, Any]] | None = Field(default=None, description="each with a JSON Pointer and a detail")
+    retry_after_s: float | None = None
+
+
+class AnalysisInfo(Shape):
+    name: str
+    description: str
+    params_schema: dict[str, Any]
+    result_schema: dict[str, Any]
+    timeout_s: float
+    queue: str
+
+
+class WorkerInfo(Shape):
+    worker: str
+    host: str
+    pid: int
+    queue: str
+    slots: int = Field(description="jobs it can run side by side")
+    running: int
+    rss: int = Field(description="resident memory, in bytes")
+    at: str = Field(description="its last heartbeat")
+    ended: dict[str, int] = Field(description="attempts since its start, by how they ended")
+
+
+class QueueInfo(Shape):
+    name: str
+    depth: int = Field(description="jobs that are due and wait")
+    by_priority: dict[str, int]
+    running: int
+    delayed: int = Field(description="jobs that are not due yet: delayed, or waiting for a retry")
+    oldest_age_s: float = Field(description="how long the first in line has waited")
+
+
+class TrafficInfo(Shape):
+    """Files on their way out of this process."""
+
+    open: int = Field(description="streams that are open")
+    streams: int = Field(description="streams since the start")
+    bytes_sent: int
+    bytes_per_s: int = Field(description="the rate of about the last ten seconds")
+
+
+class Queued(Shape):
+    analysis: str
+    queue: str
+
+
+class Started(Shape):
+    attempt: int
+    worker: str
+
+
+class Progress(Shape):
+    done: float
+    total: float | None = None
+    message: str | None = None
+
+
+class LogLine(Shape):
+    level: Literal["debug", "info", "warning", "error"]
+    message: str
+
+
+class JobError(BaseModel):
+    """Why an attempt or a job failed; some codes bring more members."""
+
+    model_config = ConfigDict(extra="allow")
+    code: str
+    message: str
+
+
+class Retrying(Shape):
+    error: JobError
+    delay_s: float
+    attempt: int
+
+
+class Succeeded(Shape):
+    result: Json
+    elapsed_s: float
+
+
+class Failed(Shape):
+    error: JobError
+    elapsed_s: float | None = None
+
+
+class Cancelled(Shape):
+    reason: str | None
+
+
+#: The data of each type of event.
+EVENT_DATA: dict[str, Any] = {
+    "queued": Queued,
+    "started": Started,
+    "progress": Progress,
+    "chunk": Json,
+    "log": LogLine,
+    "retrying": Retrying,
+    "succeeded": Succeeded,
+    "failed": Failed,
+    "cancelled": Cancelled,
+}
+
+
+class JobEvent(Shape):
+    """One entry of a job's log. `data` depends on the type."""
+
+    job: str
+    seq: Annotated[int, Field(ge=1)]
+    cursor: str = Field(description="names the place after this event")
+    attempt: int
+    type: Literal["queued", "started", "progress", "chunk", "log", "retrying", "succeeded", "failed", "cancelled"]
+    at: str = Field(description="RFC 3339, UTC, milliseconds")
+    data: Json
+
+
+class JobGap(Shape):
+    """Events after `after` are lost; what there is after `replay_from` follows."""
+
+    job: str
+    after: str
+    snapshot: Snapshot | None
+    replay_from: str
+
+
+class ServerDrain(Shape):
+    """The server restarts: reconnect after this time, and attach with your cursors."""
+
+    reconnect_after_ms: int
+
+
+class SubmitResult(Shape):
+    job: str
+    status: str
+    cursor: str
+    duplicate: bool
+
+
+class Empty(Shape):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Attached(Snapshot):
+    """The snapshot, and where the events that follow begin."""
+
+    replay_from: str
+
+
+#: What each method answers.
+RESULTS: dict[str, Any] = {
+    "job.submit": SubmitResult,
+    "job.attach": Attached,
+    "job.detach": Empty,
+    "job.cancel": Snapshot,
+    "job.get": Snapshot,
+    "analysis.list": list[AnalysisInfo],
+    "ping": Empty,
+}
+
+#: What the server sends by itself.
+NOTIFICATIONS: dict[str, type[Shape]] = {"job.event": JobEvent, "job.gap": JobGap, "server.drain": ServerDrain}

@@ -1,0 +1,323 @@
+"""What is published about the interfaces, generated from the models and tables that the code uses: OpenAPI for HTTP,
+AsyncAPI 3.0 for the socket, and a page for each, and for each kind of problem. No page needs any other site.
+"""
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import fastapi_offline
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from millstream.protocol.errors import ENDS, KINDS
+from millstream.protocol.messages import METHODS, Submit
+from millstream_api.jobs.schemas import EVENT_DATA, NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
+from millstream_api.problems import problems
+from millstream_api.published.pages import problem_list_page, problem_page, socket_page
+
+REF = "#/components/schemas/{model}"
+ABOUT = """Submit analysis jobs, follow their events, get their results. A job that was accepted runs, whatever happens.
+
+The same can be had over a WebSocket: see [/asyncapi](/asyncapi)."""
+
+
+def publish(app: FastAPI) -> None:
+    """Add the documents and their pages to the app."""
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.mount("/docs/static", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"), name="docs")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Millstream: HTTP",
+            swagger_js_url="/docs/static/swagger-ui-bundle.js",
+            swagger_css_url="/docs/static/swagger-ui.css",
+            swagger_favicon_url="/docs/static/favicon.png",
+        )
+
+    document = asyncapi()
+
+    @app.get("/asyncapi.json", include_in_schema=False)
+    async def asyncapi_json() -> JSONResponse:
+        return JSONResponse(document)
+
+    @app.get("/asyncapi", include_in_schema=False)
+    async def asyncapi_page() -> HTMLResponse:
+        return HTMLResponse(socket_page(document))
+
+    @app.get("/problems", include_in_schema=False)
+    async def problem_list() -> HTMLResponse:
+        return HTMLResponse(problem_list_page())
+
+    @app.get("/problems/{slug}", include_in_schema=False)
+    async def problem(slug: str) -> Response:
+        kind = KINDS.get(slug) or ENDS.get(slug)
+        if kind is None:
+            raise HTTPException(404, "Not Found")
+        return HTMLResponse(problem_page(slug, kind))
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document: FastAPI's, with the shapes that only streams and errors have."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title="Millstream",
+            version=version("millstream"),
+            summary="Durable analysis jobs, live progress, partial results.",
+            description=ABOUT,
+            routes=app.routes,
+        )
+        for path in document["paths"].values():
+            for operation in path.values():  # FastAPI's summary is the function's name; the first sentence says more
+                first, *rest = re.split(r"(?<=[.?]) ", operation["description"], maxsplit=1)
+                operation["summary"], operation["description"] = first.removesuffix("."), "".join(rest)
+        document["paths"].update(_file_paths())
+        document["paths"]["/jobs"]["post"]["responses"]["202"]["headers"] = {
+            name: {"schema": {"type": "string"}, "description": text} for name, text in SUBMIT_HEADERS.items()
+        }
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for shape in (Submit, ProblemDocument, JobEvent):
+            schemas[shape.__name__] = shape.model_json_schema(ref_template=REF)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{}, {"key": []}]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+SUBMIT_HEADERS = {
+    "Location": "the job",
+    "Preference-Applied": "the wait that was honoured",
+    "RateLimit-Policy": "where there is a rate limit: its quota and window",
+    "RateLimit": "what is left of it",
+}
+
+
+TEXT: dict[str, Any] = {"type": "string"}
+#: Parameters of the file tier that are not any text.
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "follow": {"type": "boolean"},
+    "offset": {"type": "integer", "minimum": 0},
+    "Tus-Resumable": {"const": "1.0.0"},
+    "Upload-Length": {"type": "integer", "minimum": 0},
+    "Upload-Offset": {"type": "integer", "minimum": 0},
+}
+
+
+def _file_paths() -> dict[str, Any]:
+    """The file tier, which is no part of FastAPI's app (see files.py, tus.py)."""
+    path = {
+        "name": "path",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string"},
+        "description": "may hold slashes",
+    }
+    content = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}  # by the file's name
+    errors: dict[Any, Any] = problems("unauthorized", "forbidden")
+
+    def told(status: str, text: str, *others: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = {"description": text}
+        if status >= "4":
+            schema = {"schema": {"$ref": REF.format(model="ProblemDocument")}}
+            answer["content"] = {"application/problem+json": schema}
+        return {status: answer, **{k: v for other in others for k, v in other.items()}}
+
+    def operation(summary: str, responses: dict[str, Any], *names: tuple[str, str]) -> dict[str, Any]:
+        parameters = [
+            {"name": name, "in": where, "schema": SCHEMAS.get(name, TEXT), "required": name == "Tus-Resumable"}
+            for name, where in names
+        ]
+        keyed = {str(status): answer for status, answer in [*errors.items(), *responses.items()]}
+        return {"tags": ["files"], "summary": summary, "parameters": parameters, "responses": keyed}
+
+    missing, refused = told("404", "not there, or never served"), told("412", "a condition does not hold")
+    conditions = [("If-Match", "header"), ("If-None-Match", "header")]
+    readable = {
+        "200": {"description": "the file", **content},
+        "206": {"description": "the parts asked for", **content},
+        **told("304", "as the client has it", missing, refused),
+        **told("416", "none of the ranges can be had", told("422", "the offset is no number of bytes")),
+        **told("503", "too many streams are open"),
+    }
+    asked = [
+        ("Range", "header"), ("If-Range", "header"), ("If-Modified-Since", "header"), ("If-Unmodified-Since", "header"),
+        ("Want-Repr-Digest", "header"), ("follow", "query"), ("offset", "query"), *conditions,
+    ]  # fmt: skip
+    reading = operation("The file, or parts of it (RFC 9110)", readable, *asked)
+    writing = operation(
+        "Upload a file: complete, or not there at all",
+        told("201", "created", told("204", "replaced"), missing, refused, told("413", "too large"))
+        | told("400", "the upload broke, or its digest is wrong", told("415", "it is encoded"))
+        | told("507", "the disk is full"),
+        ("Repr-Digest", "header"), ("Content-Digest", "header"), *conditions,
+    )  # fmt: skip
+    writing["requestBody"] = {
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    }
+    deleting = operation("Remove a file", told("204", "removed", missing, refused), *conditions)
+    listing = operation(
+        "The files whose paths begin with a prefix, as JSON or JSON Lines",
+        {
+            "200": {
+                "description": "path, size, modified, etag of each",
+                "content": {"application/json": {}, "application/jsonl": {}, "application/x-ndjson": {}},
+            }
+        },
+        ("prefix", "query"),
+    )
+    tutorial = operation("The same stream as /files/{path}", readable, ("path", "query"), *asked)
+    version, asked_version = told("412", "another version of tus"), ("Tus-Resumable", "header")
+    kept = {
+        **version, **missing, **told("400", "a header is missing or wrong"), **told("413", "too large"),
+        **told("460", "the checksum is wrong"), **told("507", "the disk is full"),
+    }  # fmt: skip
+    begin = operation(
+        "Begin a resumable upload (tus 1.0.0)",
+        told("201", "Location is where to send it", kept),
+        asked_version, ("Upload-Length", "header"), ("Upload-Metadata", "header"),
+        ("Upload-Checksum", "header"),
+    )  # fmt: skip
+    more = operation(
+        "Send more of an upload; its last byte publishes the file",
+        told("204", "Upload-Offset is where to go on", kept, told("409", "the upload is elsewhere, or complete"))
+        | told("415", "the content type is another", told("423", "another request writes to it")),
+        asked_version, ("Upload-Offset", "header"), ("Upload-Checksum", "header"),
+    )  # fmt: skip
+    more["requestBody"] = {"content": {"application/offset+octet-stream": {"schema": TEXT}}}
+    where = operation(
+        "How far an upload is", told("200", "Upload-Offset and Upload-Length", version, missing), asked_version
+    )
+    drop = operation("Drop an upload", told("204", "dropped", version, missing), asked_version)
+    id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}}
+    return {
+        "/files/": {"get": listing},
+        "/files/{path}": {"parameters": [path], "get": reading, "head": reading, "put": writing, "delete": deleting},
+        "/stream/file": {"get": tutorial, "head": tutorial},
+        "/uploads": {"post": begin},
+        "/uploads/{id}": {"parameters": [id], "head": where, "patch": more, "delete": drop},
+    }
+
+
+#: What each method is for, in a line.
+SUMMARIES = {
+    "job.submit": "Ask for a job. Once answered it runs, whatever happens to this socket or any process.",
+    "job.attach": "Follow a job's events from a cursor on, or from the start: old ones first, live ones after.",
+    "job.detach": "Follow a job no longer; it runs on.",
+    "job.cancel": "End a job, queued or running. One that has ended already is no error.",
+    "job.get": "A job as it stands.",
+    "analysis.list": "What can be asked for.",
+    "ping": "Is the connection alive?",
+}
+
+
+def asyncapi() -> dict[str, Any]:
+    """The AsyncAPI 3.0 document of `/ws` under `millstream.v1`."""
+    schemas = _Schemas()
+    messages: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    errors = schemas.add("Error", _error_schema(schemas.of("ProblemDocument", ProblemDocument)))
+    messages["error"] = {"name": "error", "title": "An error", "payload": errors}
+    for method, params in METHODS.items():
+        name = _camel(method)
+        request = _request_schema(method, schemas.of(f"{name}Params", params))
+        messages[f"{name}Request"] = {"name": method, "title": f"Request {method}", "payload": request}
+        result = {"type": "object", "properties": {"result": schemas.of(f"{name}Result", RESULTS[method]), **_ENVELOPE}}
+        messages[f"{name}Result"] = {"name": f"{method} result", "title": f"Result of {method}", "payload": result}
+        operations[name] = {
+            "action": "receive",
+            "title": method,
+            "summary": SUMMARIES[method],
+            "channel": {"$ref": "#/channels/socket"},
+            "messages": [{"$ref": f"#/channels/socket/messages/{name}Request"}],
+            "reply": {
+                "channel": {"$ref": "#/channels/socket"},
+                "messages": [{"$ref": f"#/channels/socket/messages/{m}"} for m in (f"{name}Result", "error")],
+            },
+        }
+    for method, shape in NOTIFICATIONS.items():
+        name = _camel(method)
+        payload = _request_schema(method, schemas.of(name, shape), notification=True)
+        summary = (shape.__doc__ or "").strip().splitlines()[0]
+        messages[name] = {"name": method, "title": f"Notification {method}", "summary": summary, "payload": payload}
+        operations[name] = {
+            "action": "send",
+            "title": method,
+            "summary": summary,
+            "channel": {"$ref": "#/channels/socket"},
+            "messages": [{"$ref": f"#/channels/socket/messages/{name}"}],
+        }
+    for kind, data in EVENT_DATA.items():
+        schemas.of(f"{kind.capitalize()}Data", data)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Millstream",
+            "version": version("millstream"),
+            "description": "JSON-RPC 2.0 over the subprotocol millstream.v1: jobs, and their events as they come. "
+            "The data of an event of type T has the schema TData.",
+            "license": {"name": "MIT"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {
+            "socket": {
+                "address": "/ws",
+                "title": "The socket",
+                "description": "Offer the WebSocket subprotocol millstream.v1. Text frames, each a request or a batch.",
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+                "bindings": {"ws": {"method": "GET"}},
+            }
+        },
+        "operations": operations,
+        "components": {"messages": messages, "schemas": schemas.found},
+    }
+
+
+_ENVELOPE = {"jsonrpc": {"const": "2.0"}, "id": {"type": ["string", "number", "null"]}}
+
+
+class _Schemas:
+    """JSON Schemas by name, with every reference among them."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def of(self, name: str, shape: Any, mode: JsonSchemaMode = "validation") -> dict[str, str]:
+        schema = TypeAdapter(shape).json_schema(ref_template=REF, mode=mode, schema_generator=GenerateJsonSchema)
+        self.found.update(schema.pop("$defs", {}))
+        return self.add(name, schema)
+
+    def add(self, name: str, schema: dict[str, Any]) -> dict[str, str]:
+        self.found[name] = schema
+        return {"$ref": REF.format(model=name)}
+
+
+def _request_schema(method: str, params: dict[str, str], *, notification: bool = False) -> dict[str, Any]:
+    properties: dict[str, Any] = {"jsonrpc": {"const": "2.0"}, "method": {"const": method}, "params": params}
+    if not notification:
+        properties["id"] = _ENVELOPE["id"]
+    return {"type": "object", "required": ["jsonrpc", "method"], "properties": properties}
+
+
+def _error_schema(problem: dict[str, str]) -> dict[str, Any]:
+    codes = [kind.code for kind in KINDS.values()]
+    error = {
+        "type": "object",
+        "required": ["code", "message"],
+        "properties": {"code": {"enum": codes}, "message": {"type": "string"}, "data": problem},
+    }
+    return {"type": "object", "required": ["error"], "properties": {**_ENVELOPE, "error": error}}
+
+
+def _camel(method: str) -> str:
+    return "".join(part.capitalize() for part in method.replace("_", ".").split("."))

@@ -1,0 +1,39 @@
+"""A whole answer as data: a head, and parts that are bytes or spans of one file. No I/O."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from functools import lru_cache
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """`length` bytes from `start` on."""
+
+    start: int
+    length: int
+
+    def content_range(self, size: int) -> str:
+        return f"bytes {self.start}-{self.start + self.length - 1}/{size}"
+
+
+class Answer(NamedTuple):
+    """What is sent of a file. `head`: the lines of its headers, as they are sent, names in lower case; `parts`: bytes
+    as they are, or spans of the file.
+    """
+
+    status: int
+    head: bytes
+    parts: Sequence[bytes | Span] = ()
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The head, as ASGI has it."""
+        pairs = (line.partition(b": ") for line in self.head.split(b"\r\n")[:-1])
+        return [(name, value) for name, _, value in pairs]
+
+
+@lru_cache(maxsize=1024)
+def http_date(seconds: int) -> str:
+    """Unix seconds as HTTP writes dates (RFC 9110 §5.6.7)."""
+    return format_datetime(datetime.fromtimestamp(seconds, UTC), usegmt=True)

@@ -1,0 +1,199 @@
+"""The JSON-RPC 2.0 envelopes of `millstream.v1` and the parameters of its methods: parse and encode. No I/O.
+
+Section numbers are those of the JSON-RPC 2.0 specification.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import from_json, to_json
+
+from millstream.protocol.errors import Problem, sentence, wrong_members
+from millstream.protocol.events import Cursor, Event
+from millstream.protocol.jobs import Priority
+
+SOCKET = "/ws"  # the `instance` of the problems that it tells
+
+Events = Literal["all", "terminal"]
+Id = str | int | float | None
+
+DAY_S = 86_400
+JobId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+
+
+class Params(BaseModel):
+    """Parameters of a method: by name, nothing unknown, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Submit(Params):
+    """Ask for a job."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"analysis": "process", "params": {"text": "hello", "delay_s": 1}, "key": "order-17"}]
+        }
+    )
+
+    analysis: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    params: dict[str, Any] = Field(default_factory=dict, description="parameters of the analysis, by name")
+    key: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        default=None, description="idempotency key: the same key and request give the same job"
+    )
+    timeout_s: float | None = Field(default=None, gt=0, le=DAY_S, description="how long one attempt may take")
+    max_attempts: int | None = Field(default=None, ge=1, le=100)
+    priority: Priority = "default"
+    delay_s: float = Field(default=0, ge=0, le=DAY_S, description="do not start before this many seconds")
+    on_disconnect: Literal["continue", "cancel"] = "continue"
+    events: Events = "all"
+
+
+class Attach(Params):
+    """Follow a job's events from a cursor on, or from the start."""
+
+    job: JobId
+    after: str | None = None
+    events: Events = "all"
+
+
+class Cancel(Params):
+    job: JobId
+    reason: Annotated[str, StringConstraints(max_length=1000)] | None = None
+
+
+class JobOnly(Params):
+    job: JobId
+
+
+class Nothing(Params):
+    pass
+
+
+#: Every method and the shape of its parameters.
+METHODS: dict[str, type[Params]] = {
+    "job.submit": Submit,
+    "job.attach": Attach,
+    "job.detach": JobOnly,
+    "job.cancel": Cancel,
+    "job.get": JobOnly,
+    "analysis.list": Nothing,
+    "ping": Nothing,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request of a client. `expects_reply` is False for a notification (§4.1)."""
+
+    method: str
+    params: Params
+    id: Id
+    expects_reply: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A request that cannot be carried out, and why; `id` is None where it could not be made out (§5)."""
+
+    problem: Problem
+    id: Id
+    expects_reply: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What one frame holds: a single request or a batch (§6)."""
+
+    calls: list[Call | Fault]
+    batch: bool
+
+
+def parse(text: str) -> Incoming:
+    """Read one frame. Never raises: what is wrong becomes a `Fault`."""
+    try:
+        document = from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        return Incoming([Fault(Problem("parse_error", f"The frame is not JSON: {error}."), None)], batch=False)
+    if not isinstance(document, list):
+        return Incoming([_request(document)], batch=False)
+    if not document:
+        return Incoming([_invalid("A batch holds at least one request; this array is empty.")], batch=False)
+    return Incoming([_request(member) for member in document], batch=True)
+
+
+def _invalid(detail: str, id: Id = None) -> Fault:
+    return Fault(Problem("invalid_request", detail), id)
+
+
+def _request(document: Any) -> Call | Fault:
+    if not isinstance(document, dict):
+        return _invalid(f"A request is an object with jsonrpc, method, params and id; this is {_name(document)}.")
+    id = document.get("id")
+    if isinstance(id, bool) or not isinstance(id, str | int | float | None):
+        return _invalid(f"id must be a string, a number or null, not {_name(id)}.")
+    if isinstance(id, float) and not isfinite(id):  # 1e999 is JSON, but what comes of it could not be sent back as JSON
+        return _invalid("id is a number that is too large.")
+    if document.get("jsonrpc") != "2.0":
+        return _invalid('jsonrpc must be the string "2.0".', id)
+    method, params = document.get("method"), document.get("params", {})
+    if not isinstance(method, str):
+        return _invalid("method must be a string." if "method" in document else "method is missing.", id)
+    if not isinstance(params, dict | list):
+        return _invalid(f"params must be an object, not {_name(params)}.", id)
+    expects_reply = "id" in document
+    if method not in METHODS:
+        known = ", ".join(METHODS)
+        problem = Problem("method_not_found", f"There is no method {method[:80]!r}. The methods are: {known}.")
+        return Fault(problem, id, expects_reply)
+    if isinstance(params, list):
+        if params:
+            problem = Problem("invalid_params", f"{method} takes its params by name, in an object, not in an array.")
+            return Fault(problem, id, expects_reply)
+        params = {}
+    try:
+        return Call(method, METHODS[method].model_validate(params), id, expects_reply)
+    except ValidationError as error:
+        return Fault(invalid_params(method, error), id, expects_reply)
+
+
+def invalid_params(what: str, error: ValidationError) -> Problem:
+    """Say what pydantic found wrong in the parameters of `what`, member by member."""
+    errors = wrong_members(error.errors())
+    return Problem("invalid_params", f"{what}: {sentence(errors)}.", errors)
+
+
+def read_cursor(text: str | None) -> Cursor:
+    """The cursor in a client's `after`; absent, it is the start. Raises Problem."""
+    if text is None:
+        return Cursor(0, 0)
+    try:
+        return Cursor.parse(text)
+    except ValueError as error:
+        problem = Problem("invalid_params", f"after: {error}.", [{"pointer": "/after", "detail": str(error)}])
+        raise problem from None
+
+
+def _name(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def encode_result(id: Id, result: Mapping[str, Any] | list[Any]) -> str:
+    return f'{{"jsonrpc":"2.0","result":{to_json(result).decode()},"id":{to_json(id).decode()}}}'
+
+
+def encode_error(id: Id, problem: Problem) -> str:
+    error = {"code": problem.kind.code, "message": problem.detail, "data": problem.document(SOCKET)}
+    return f'{{"jsonrpc":"2.0","error":{to_json(error).decode()},"id":{to_json(id).decode()}}}'
+
+
+def encode_notification(method: str, params: Mapping[str, Any]) -> str:
+    return f'{{"jsonrpc":"2.0","method":"{method}","params":{to_json(params).decode()}}}'
+
+
+def encode_event(event: Event) -> str:
+    return f'{{"jsonrpc":"2.0","method":"job.event","params":{event.as_json()}}}'

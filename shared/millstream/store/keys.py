@@ -1,0 +1,60 @@
+"""Every Redis key and channel of Millstream, and how long each lives. No I/O.
+
+| key | holds | lives |
+|---|---|---|
+| `ms:job:<id>` | the record of a job (hash) | overall time to live; after the end: time to live after the end |
+| `ms:log:<id>` | its events (stream, entry ids `seq-0`) | as the record |
+| `ms:key:<owner>:<key>` | the job that an idempotency key names | as the record |
+| `ms:inflight:<owner>` | an owner's unfinished jobs (sorted set by expiry) | overall time to live |
+| `ms:jobs:<owner>` | an owner's newest jobs (sorted set by creation) | overall time to live; bounded |
+| `ms:bucket:<owner>` | an owner's tokens for submissions (hash) | until it is full again |
+| `ms:front:<lane>:<owner>` | an owner's jobs that wait in a lane (sorted set) | overall time to live; bounded |
+| `ms:back:<lane>` | jobs that wait for one of their owner's to leave the lane (sorted set) | for ever; bounded |
+| `ms:bell:<queue>` | a ring for an idle worker (list) | for ever; one entry, none for an idle queue |
+| `ms:worker:<id>` | one worker's last heartbeat (JSON) | one lease and 1 s |
+| `ms:workers` | ids of workers by when that runs out (sorted set) | for ever; trimmed at each heartbeat |
+| `ms:analyses` | what workers have advertised (hash) | for ever; one field an analysis |
+| `arq:queue…` | arq's queue (sorted set): score = when due, or the end of the lease | for ever; bounded by depth |
+| `arq:job:<id>` | arq's job body | overall time to live, gone at the end |
+| `arq:in-progress:<id>` | the token that owns the job | one lease |
+| `arq:retry:<id>` | arq's count of tries; only stock workers write it | arq's own |
+| `arq:abort` | what stock arq clients want aborted (sorted set by when) | a day; an entry goes with its job |
+| `arq:result:<id>` | arq's result, only for jobs that stock arq enqueued | time to live after the end |
+
+Channels: `ms:node:<id>` (one an API process), `ms:stop:<id>` (one a worker), `ms:catalog` (the analyses changed).
+"""
+
+JOB = "ms:job:"
+LOG = "ms:log:"
+KEY = "ms:key:"
+INFLIGHT = "ms:inflight:"
+JOBS = "ms:jobs:"
+BUCKET = "ms:bucket:"
+FRONT = "ms:front:"
+BACK = "ms:back:"
+BELL = "ms:bell:"
+WORKER = "ms:worker:"
+WORKERS = "ms:workers"
+ANALYSES = "ms:analyses"
+NODE = "ms:node:"
+STOP = "ms:stop:"
+CATALOG = "ms:catalog"
+
+BODY = "arq:job:"
+LEASE = "arq:in-progress:"
+RETRY = "arq:retry:"
+RESULT = "arq:result:"
+ABORT = "arq:abort"
+QUEUE = "arq:queue"
+
+#: The names that the scripts in lua/ may use for these.
+IN_LUA = {name: value for name, value in dict(globals()).items() if name.isupper() and isinstance(value, str)}
+
+
+def lane(queue: str, priority: str) -> str:
+    """The arq queue (sorted set) for one priority of one queue; the default of the default is arq's own `arq:queue`."""
+    return ":".join([QUEUE, *([queue] if queue != "default" else []), *([priority] if priority != "default" else [])])
+
+
+def bell(queue: str) -> str:
+    return BELL + queue

@@ -1,0 +1,385 @@
+"""The typed face of the scripts in lua/: each transition of a job is one script, one round trip, atomic.
+
+Calls wait through a short outage of the store and are then made again: every script that changes something gives the
+same answer, and does nothing more, when it is called a second time. What cannot be repeated safely says so.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, NamedTuple
+
+import hiredis
+from pydantic_core import to_json
+
+from millstream.protocol.errors import Problem, StoreUnavailable
+from millstream.protocol.events import START, Cursor, read_logged
+from millstream.protocol.jobs import PRIORITIES, Page, Snapshot, read_snapshot
+from millstream.store import keys
+from millstream.store.limits import Limits
+from millstream.store.pipeline import SILENCE_S, Argument, Pipeline
+
+SCRIPTS = (
+    "submit", "claim", "abort", "append", "finish", "requeue", "cancel", "attach", "detach", "snapshot", "positions",
+    "renew", "advertise", "jobs", "queues", "expire",
+)  # fmt: skip
+ANYONE = "*"
+
+
+def new_job_id() -> str:
+    """A job's id: 128 random bits in hexadecimal, so that it cannot be guessed."""
+    return secrets.token_hex(16)
+
+
+def script_text(name: str) -> str:
+    """A script as the store runs it: the names of the keys, the prelude, the script."""
+    lua = resources.files("millstream.store") / "lua"
+    names = "".join(f"local {name} = '{value}'\n" for name, value in keys.IN_LUA.items())
+    return names + (lua / "prelude.lua").read_text() + (lua / f"{name}.lua").read_text()
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    name: str
+    text: str
+    sha: str
+
+
+def load_scripts() -> dict[str, Script]:
+    texts = {name: script_text(name) for name in SCRIPTS}
+    return {name: Script(name, text, hashlib.sha1(text.encode()).hexdigest()) for name, text in texts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to submit. `node` is the API process that wants its events: all of them, or only the last."""
+
+    id: str
+    analysis: str
+    body: bytes
+    queue: str = "default"
+    priority: str = "default"
+    owner: str = ""
+    max_attempts: int = 1
+    retry: bool = False
+    timeout_s: float = 0
+    delay_s: float = 0
+    key: str = ""
+    fingerprint: str = ""
+    node: str = ""
+    terminal_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    job: str
+    status: str
+    cursor: Cursor
+    duplicate: bool
+    tokens: int = -1  # submissions left at once, where there is a rate limit
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job under lease. `token` fences every write of this attempt; times in seconds, 0: none was asked for."""
+
+    id: str
+    token: str
+    attempt: int
+    max_attempts: int
+    retry: bool
+    timeout_s: float
+    analysis: str
+    body: bytes
+    adopted: bool
+
+
+class Fullness(NamedTuple):
+    """How full one priority of a queue is: jobs that are due and wait, that run, and that are not due yet; the age of
+    the oldest that waits, in seconds.
+    """
+
+    due: int
+    running: int
+    delayed: int
+    oldest_s: float
+
+
+class LeaseLost(Exception):
+    """The attempt no longer owns its job, and can write nothing more."""
+
+
+class LogFull(Exception):
+    """The job's log has reached its limit."""
+
+
+class Store:
+    """The store, as both tiers use it. `patience_s`: how long a call waits through an outage before it gives up."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        limits: Limits,
+        patience_s: float = 10,
+        on_connect: Callable[["Store"], Awaitable[None]] | None = None,
+    ) -> None:
+        self.limits = limits
+        self.patience_s = patience_s
+        self._scripts = load_scripts()
+        self._prepare = on_connect
+        silence_s = min(SILENCE_S, max(0.5, patience_s / 2))
+        self.pipeline = Pipeline(url, name=name, on_connect=self._on_connect, silence_s=silence_s)
+
+    async def open(self, timeout_s: float | None = None) -> "Store":
+        await self.pipeline.open(timeout_s)
+        return self
+
+    async def close(self) -> None:
+        await self.pipeline.close()
+
+    async def _on_connect(self, _: Pipeline) -> None:
+        await self._load()
+        if self._prepare:
+            await self._prepare(self)
+
+    async def _load(self) -> None:
+        scripts = self._scripts.values()
+        await asyncio.gather(*(self.pipeline.call("SCRIPT", "LOAD", script.text) for script in scripts))
+
+    async def doubts(self) -> list[str]:
+        """What about this store does not keep the promise that nothing accepted is lost."""
+        try:
+            reply = await self.pipeline.call("CONFIG", "GET", "maxmemory-policy", "appendonly")
+        except (hiredis.ReplyError, StoreUnavailable):
+            return []  # a hosted store may not say
+        found = dict(zip(reply[::2], reply[1::2], strict=True))
+        doubts = []
+        if found.get(b"maxmemory-policy", b"noeviction") != b"noeviction":
+            doubts.append("maxmemory-policy is not noeviction: the store may throw jobs away when its memory is full")
+        if found.get(b"appendonly", b"yes") != b"yes":
+            doubts.append("appendonly is not yes: jobs are lost when the store is restarted")
+        return doubts
+
+    async def run(self, name: str, keys_: Sequence[str], *arguments: Argument, patience_s: float | None = None) -> Any:
+        """Run a script. Raises StoreUnavailable when the store stays away for longer than `patience_s`."""
+        script = self._scripts[name]
+        command = ("EVALSHA", script.sha)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self.patience_s if patience_s is None else patience_s)
+        while True:
+            try:
+                return await self.pipeline.call(*command, len(keys_), *keys_, *arguments)
+            except hiredis.ReplyError as error:
+                if str(error).startswith("NOSCRIPT"):
+                    command = ("EVAL", script.text)  # which makes the store know it again
+                    continue
+                if not str(error).startswith(("LOADING", "READONLY", "MASTERDOWN")):
+                    raise
+            except StoreUnavailable:
+                pass
+            if loop.time() >= deadline:
+                raise StoreUnavailable("the store cannot be reached")
+            try:
+                async with asyncio.timeout_at(deadline):
+                    if self.pipeline.connected.is_set():
+                        await asyncio.sleep(0.05)
+                    await self.pipeline.connected.wait()
+            except TimeoutError:
+                raise StoreUnavailable("the store cannot be reached") from None
+
+    # What the API does.
+
+    async def submit(self, job: NewJob) -> Submitted:
+        """Accept a job: once this returns it runs, whatever happens to the caller.
+
+        Raises Problem (queue_full, too_many_in_flight, rate_limited, idempotency_conflict) and StoreUnavailable.
+        """
+        limits = self.limits
+        reply = await self.run(
+            "submit", [keys.lane(job.queue, job.priority)],
+            job.id, job.body, job.analysis, job.queue, job.owner, job.max_attempts, int(job.retry),
+            max(1, _ms(job.timeout_s)) if job.timeout_s else 0, _ms(job.delay_s), job.node,
+            _watch(job.terminal_only), job.key, job.fingerprint,
+            limits.queue_depth, limits.owner_in_flight, _ms(limits.life_s), limits.submit_rate, limits.submit_burst,
+            limits.fair_window if job.owner else 0,
+        )  # fmt: skip
+        match reply:
+            case [b"accepted", at, tokens]:
+                return Submitted(job.id, "queued", Cursor(1, int(at)), duplicate=False, tokens=tokens)
+            case [b"duplicate", id, status, at, tokens]:
+                return Submitted(id.decode(), status.decode(), Cursor(1, int(at)), duplicate=True, tokens=tokens)
+            case [b"rate_limited", wait_ms]:
+                detail = f"You may submit {limits.submit_rate:g} jobs a second. Wait {wait_ms} ms."
+                raise Problem("rate_limited", detail, retry_after_s=wait_ms / 1000, headers=limits.rate_headers(0))
+            case [b"conflict"]:
+                raise Problem("idempotency_conflict", f"key {job.key!r} was used for a job with other parameters.")
+            case [b"queue_full", depth, tokens]:
+                detail = f"{depth} jobs wait or run; the limit is {limits.queue_depth}. Try again later."
+                raise Problem("queue_full", detail, retry_after_s=1, headers=limits.rate_headers(tokens))
+            case [_, mine, tokens]:
+                detail = f"{mine} of your jobs have not ended; the limit is {limits.owner_in_flight}."
+                raise Problem("too_many_in_flight", detail, retry_after_s=1, headers=limits.rate_headers(tokens))
+            case _:
+                raise AssertionError(reply)
+
+    async def snapshot(self, job: str, owner: str = ANYONE) -> Snapshot | None:
+        reply = await self.run("snapshot", (), job, owner)
+        return read_snapshot(job, reply) if reply else None
+
+    async def cancel(self, job: str, owner: str, reason: str | None) -> Snapshot | None:
+        """End a job at once, queued or running. None when there is no such job of this owner."""
+        reply = await self.run("cancel", (), job, owner, to_json(reason), _ms(self.limits.keep_s))
+        return read_snapshot(job, reply) if reply else None
+
+    async def attach(
+        self,
+        job: str,
+        after: Cursor = START,
+        *,
+        owner: str = ANYONE,
+        node: str = "",
+        terminal_only: bool = False,
+        limit: int = 1000,
+        limit_bytes: int = 256 * 1024,
+        patience_s: float | None = None,
+    ) -> Page | None:
+        """From now on `node` hears of the job; here is what its log holds after the cursor.
+
+        None when there is no such job of this owner. `limit_bytes` may be overrun by a quarter, or by one event.
+        """
+        reply = await self.run(
+            "attach", (), job, owner, node, _watch(terminal_only), after.seq, after.at, limit, limit_bytes,
+            patience_s=patience_s,
+        )  # fmt: skip
+        if not reply:
+            return None
+        gap, more, snapshot, *entries = reply
+        events = [read_logged(job, entry) for entry in entries]
+        return Page(bool(gap), bool(more), read_snapshot(job, snapshot), events)
+
+    async def detach(self, job: str, node: str) -> None:
+        await self.run("detach", (), job, node)
+
+    async def positions(self, jobs: Sequence[str]) -> list[tuple[int, str]]:
+        """For each job the seq of its last event (-1: there is no such job) and its status."""
+        reply = await self.run("positions", (), *jobs)
+        return [(seq, status.decode()) for seq, status in zip(reply[::2], reply[1::2], strict=True)]
+
+    async def jobs(
+        self, owner: str, *, status: str, analysis: str, limit: int, after: str, limit_bytes: int
+    ) -> list[Snapshot]:
+        """An owner's jobs, newest first. Raises KeyError when `after` is not one of them."""
+        reply = await self.run("jobs", (), owner, status, analysis, limit, after, limit_bytes)
+        if reply == b"unknown":
+            raise KeyError(after)
+        return [read_snapshot(id.decode(), fields) for id, fields in zip(reply[::2], reply[1::2], strict=True)]
+
+    async def workers(self) -> list[bytes]:
+        """The last heartbeat of each live worker, as JSON."""
+        names = await self.pipeline.call("ZRANGE", keys.WORKERS, 0, -1)
+        if not names:
+            return []
+        beats = await self.pipeline.call("MGET", *(keys.WORKER + name.decode() for name in names))
+        return [beat for beat in beats if beat]
+
+    async def queues(self, names: Sequence[str]) -> dict[str, list[Fullness]]:
+        """How full each queue is, for each priority."""
+        lanes = [keys.lane(name, priority) for name in names for priority in PRIORITIES]
+        flat = await self.run("queues", lanes)
+        rows = [Fullness(flat[n], flat[n + 1], flat[n + 2], flat[n + 3] / 1000) for n in range(0, len(flat), 4)]
+        return {name: rows[3 * n : 3 * n + 3] for n, name in enumerate(names)}
+
+    async def expire(self, queue: str) -> None:
+        """End the jobs of a queue that waited longer than a job may live. Workers do so too, when they meet one."""
+        for priority in PRIORITIES:
+            page = 0
+            while page >= 0:
+                page = await self.run("expire", [keys.lane(queue, priority)], page, _ms(self.limits.keep_s))
+
+    async def analyses(self) -> dict[str, bytes]:
+        """What workers have advertised: JSON by name."""
+        reply = await self.pipeline.call("HGETALL", keys.ANALYSES)
+        return {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
+
+    # What a worker does.
+
+    async def advertise(self, analyses: dict[str, bytes]) -> None:
+        pairs = (part for item in sorted(analyses.items()) for part in item)
+        await self.run("advertise", (), *pairs, patience_s=0)
+
+    async def abort(self) -> None:
+        """End the jobs that stock arq clients want aborted."""
+        await self.run("abort", (), _ms(self.limits.keep_s), patience_s=0)
+
+    async def claim(
+        self, worker: str, lease_s: float, slots: int, known: str, queue: str, adopt_attempts: int
+    ) -> tuple[float | None, list[Claimed]]:
+        """Take up to `slots` due jobs; also the seconds until the next falls due (None: the queue is empty).
+
+        Not repeated by itself: what a lost reply had claimed falls due again when its lease ends.
+        """
+        lanes = [keys.lane(queue, priority) for priority in PRIORITIES]
+        limits = self.limits
+        reply = await self.run(
+            "claim", lanes, worker, _ms(lease_s), slots, known, queue, adopt_attempts, _ms(limits.life_s),
+            _ms(limits.keep_s), limits.fair_window, patience_s=0,
+        )  # fmt: skip
+        wait, *jobs = reply
+        return None if wait < 0 else wait / 1000, [_claimed(job) for job in jobs]
+
+    async def append(self, job: Claimed, number: int, events: Iterable[tuple[str, bytes]]) -> None:
+        """Write events of a running attempt, the first being its `number`-th. Raises LeaseLost, LogFull."""
+        flat = [part for event in events for part in event]
+        limits = self.limits
+        reply = await self.run("append", (), job.id, job.token, number, limits.log_events, limits.log_bytes, *flat)
+        if reply == b"lost":
+            raise LeaseLost(job.id)
+        if reply == b"full":
+            raise LogFull(job.id)
+
+    async def finish(
+        self, job: Claimed, status: str, data: bytes, arq_result: bytes = b"", events: int | None = None
+    ) -> None:
+        """End a job. `events`: how many the attempt has written, all of which must be there. Raises LeaseLost."""
+        reply = await self.run(
+            "finish", (), job.id, job.token, status, data, _ms(self.limits.keep_s), arq_result,
+            "" if events is None else events,
+        )  # fmt: skip
+        if reply == b"lost":
+            raise LeaseLost(job.id)
+
+    async def retry(self, job: Claimed, error: dict[str, Any], delay_s: float) -> None:
+        """Give a job back to run again after a delay. Raises LeaseLost."""
+        data = to_json({"error": error, "delay_s": round(delay_s, 3), "attempt": job.attempt})
+        await self._requeue(job, "retrying", data, delay_s, give_back=False)
+
+    async def hand_back(self, job: Claimed, message: str) -> None:
+        """Give a job back to run elsewhere at once; the attempt does not count. Raises LeaseLost."""
+        data = to_json({"level": "info", "message": message})
+        await self._requeue(job, "log", data, 0, give_back=True)
+
+    async def _requeue(self, job: Claimed, kind: str, data: bytes, delay_s: float, *, give_back: bool) -> None:
+        reply = await self.run("requeue", (), job.id, job.token, kind, data, _ms(delay_s), int(give_back))
+        if reply == b"lost":
+            raise LeaseLost(job.id)
+
+
+def _claimed(fields: list[Any]) -> Claimed:
+    id, token, attempt, max_attempts, retry, timeout_ms, analysis, body, adopted = fields
+    return Claimed(
+        id.decode(), token.decode(), attempt, max_attempts, retry == b"1", int(timeout_ms) / 1000,
+        analysis.decode(), body, adopted == b"1",
+    )  # fmt: skip
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _watch(terminal_only: bool) -> str:
+    return "watch_end" if terminal_only else "watch"
