@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from millstream.apikeys import Keys
-from millstream.confined_fs import Directory
+from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import Problem
 from millstream.store.store import Store
 from millstream_api.error_handlers import answer_with_problems, answering_errors, has_head
@@ -70,7 +70,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
         app.state.drain = drain
         await store.open()
-        for doubt in await store.doubts():
+        for doubt in await store.durability_warnings():
             log.warning("this store does not keep everything", doubt=doubt)
         await relay.open()
         works = (_keep_catalog(commands), _keep_queues(commands), sockets.watch_keys(), sweep(directory))
@@ -83,7 +83,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
             await relay.close()
             await store.close()
 
-    draining, directory = asyncio.Event(), Directory(settings.data_dir)
+    draining, directory = asyncio.Event(), ServedDirectory(settings.data_dir)
     app = FastAPI(title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.draining = draining
@@ -96,7 +96,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @app.get("/streams", tags=["server"], responses=problems("unauthorized", "forbidden"))
     async def streams(who: jobs.Who) -> TrafficInfo:
         """Files on their way out: how many, how much, how fast."""
-        who.need("admin")
+        who.require("admin")
         traffic: Traffic = app.state.traffic
         return TrafficInfo(**traffic.as_dict())
 
@@ -131,7 +131,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @app.get("/metrics", tags=["server"], response_class=Response, responses=METRICS)
     async def metrics(request: Request, who: jobs.Who) -> Response:
         """What this process counts and what the store knows of the fleet, as Prometheus reads it."""
-        who.need("metrics")
+        who.require("metrics")
         text, media_type = await exposition(app.state.sources, request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": media_type})
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from millstream.protocol.errors import Problem, sentence, wrong_members
+from millstream.protocol.errors import Problem, sentence, validation_errors
 from millstream_api.problems import plain_problem, problem_response
 from millstream_api.wire.backpressure import ClientGone
 
@@ -85,5 +85,5 @@ def answering_errors(app: ASGIApp) -> ASGIApp:
 
 def _invalid(error: RequestValidationError) -> Problem:
     """What FastAPI found wrong in a path, a query or a header, in the words that the socket uses."""
-    errors = wrong_members({**item, "loc": item["loc"][1:]} for item in error.errors())
+    errors = validation_errors({**item, "loc": item["loc"][1:]} for item in error.errors())
     return Problem("invalid_params", f"{sentence(errors)}.", errors)

@@ -8,7 +8,7 @@ import structlog
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from millstream.protocol.errors import ENDS, KINDS, Problem
+from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES, Problem
 
 log = structlog.get_logger("millstream.api")
 
@@ -20,7 +20,7 @@ def problem_response(problem: Problem, instance: str | None = None) -> Response:
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(problem.retry_after_s))
     body = to_json(problem.document(quote(instance) if instance else None))
-    return Response(body, problem.kind.status, headers, media_type="application/problem+json")
+    return Response(body, problem.type.status, headers, media_type="application/problem+json")
 
 
 def plain_problem(
@@ -36,7 +36,7 @@ def problems(*slugs: str) -> dict[int | str, dict[str, Any]]:
     """How a route's OpenAPI describes the problems that it may answer with."""
     described: dict[int | str, dict[str, Any]] = {}
     for slug in slugs:
-        kind = KINDS.get(slug) or ENDS[slug]
+        kind = PROBLEM_TYPES.get(slug) or JOB_FAILURES[slug]
         before = described.get(kind.status, {}).get("description")
         text = f"`{slug}`: {kind.title}"
         described[kind.status] = {

@@ -11,7 +11,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from millstream.heap import settle
+from millstream.heap import freeze_startup_heap
 from millstream_api.app import create_app, with_files
 from millstream_api.settings import ApiSettings
 from millstream_api.wire.protocols import HttpProtocol, SocketProtocol
@@ -54,16 +54,19 @@ class Server(uvicorn.Server):
         await super().startup(sockets=sockets)  # type: ignore[arg-type]
         if self.started:
             port = self.servers[0].sockets[0].getsockname()[1]
-            settle()
+            freeze_startup_heap()
             log.info("listening", host=self.config.host, port=port)
 
 
 # What uvicorn logs as errors, and is none of ours: a handshake that the app refused, a client's text that is no UTF-8.
-NO_ERRORS = ("ASGI callable returned without completing handshake", "Invalid UTF-8 sequence received from client")
+EXPECTED_MESSAGES = (
+    "ASGI callable returned without completing handshake",
+    "Invalid UTF-8 sequence received from client",
+)
 
 
 def _is_error(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(NO_ERRORS)
+    return not record.getMessage().startswith(EXPECTED_MESSAGES)
 
 
 def make_server(settings: ApiSettings, host: str, port: int) -> Server:

@@ -24,7 +24,7 @@ from millstream.protocol.errors import Problem
 
 Scope = Literal["submit", "read", "files:read", "files:write", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-LOOK_S = 1.0  # how often the file is looked at
+RELOAD_INTERVAL_S = 1.0  # how often the file is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class Principal:
     scopes: frozenset[str]
     key: str = ""
 
-    def need(self, scope: Scope) -> None:
+    def require(self, scope: Scope) -> None:
         """Raises Problem forbidden."""
         if scope not in self.scopes and "admin" not in self.scopes:
             has = ", ".join(sorted(self.scopes)) or "none"
             raise Problem("forbidden", f"This key lacks the scope {scope!r}; it has: {has}.")
 
 
-ANYBODY = Principal("", frozenset(SCOPES))  # where no keys are set up
+ANONYMOUS = Principal("", frozenset(SCOPES))  # where no keys are set up
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +131,10 @@ class Keys:
         if path is not None:
             self._read(path)
 
-    def who(self, authorization: str | None, *, key: str | None = None) -> Principal:
+    def authenticate(self, authorization: str | None, *, key: str | None = None) -> Principal:
         """Whose key an Authorization header holds or, without one, whose `key` is. Raises Problem unauthorized."""
         if self.path is None:
-            return ANYBODY
+            return ANONYMOUS
         text = key if authorization is None else bearer(authorization)
         if text is None:
             raise Problem("unauthorized", "A key is needed: Authorization: Bearer KEY.")
@@ -149,7 +149,7 @@ class Keys:
             raise Problem("unauthorized", "This key has expired.")
         return _principal(found)
 
-    def hold(self, who: Principal) -> bool:
+    def is_still_valid(self, who: Principal) -> bool:
         """Is the key that somebody came with still good for the same? Not when it was revoked, or has expired."""
         if self.path is None:
             return True
@@ -158,7 +158,7 @@ class Keys:
         return found is not None and _principal(found) == who and not found.expired(datetime.now(UTC))
 
     def _look(self, path: Path) -> None:
-        if time.monotonic() - self._looked < LOOK_S:
+        if time.monotonic() - self._looked < RELOAD_INTERVAL_S:
             return
         self._looked = time.monotonic()
         try:

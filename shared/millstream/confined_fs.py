@@ -22,7 +22,7 @@ _SYS_OPENAT2 = {"x86_64": 437, "aarch64": 437, "arm64": 437}.get(platform.machin
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH, _CACHED = 0x02, 0x04, 0x08, 0x20  # linux/openat2.h, RESOLVE_*
 
 
-DEEPEST = 100  # steps in a path: a walk holds a descriptor open for each
+MAX_DEPTH = 100  # steps in a path: a walk holds a descriptor open for each
 
 
 class NotServed(Exception):
@@ -48,10 +48,10 @@ def parts(path: str) -> tuple[str, ...]:
     """The steps of a URL path, percent-decoded already, below the directory. Raises NotServed.
 
     Refused are empty steps (so absolute paths too), `.` and `..`, hidden names, what no file system takes, and more
-    than DEEPEST steps.
+    than MAX_DEPTH steps.
     """
     steps = tuple(path.split("/"))
-    if len(steps) > DEEPEST or not all(map(_served, steps)):
+    if len(steps) > MAX_DEPTH or not all(map(_served, steps)):
         raise NotServed(path)
     return steps
 
@@ -64,7 +64,7 @@ def _served(name: str) -> bool:
         return False
 
 
-class Directory:
+class ServedDirectory:
     """The directory that is served. Methods block for file system calls; the paths they take are checked by `parts`."""
 
     def __init__(self, path: Path) -> None:
@@ -142,7 +142,7 @@ class Directory:
             )
         for name in names:
             path = base + name
-            if not (path.startswith(prefix) or prefix.startswith(path)) or path.count("/") >= DEEPEST:
+            if not (path.startswith(prefix) or prefix.startswith(path)) or path.count("/") >= MAX_DEPTH:
                 continue
             try:
                 if name.endswith("/"):

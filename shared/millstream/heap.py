@@ -5,7 +5,7 @@ import gc
 YOUNG = 10_000  # new objects before the young ones are looked at; Python's 700 come with a few messages
 
 
-def settle() -> None:
+def freeze_startup_heap() -> None:
     """For when everything is loaded. What is there now stays, so the collector need not look at it ever again: each
     full collection would stop the loop for some 50 ms, to find nothing.
     """

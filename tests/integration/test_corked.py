@@ -12,7 +12,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.asyncio.client import connect
 
 from millstream_api.wire.connections import CONNECTION, Connections
-from millstream_api.wire.corked import MOST
+from millstream_api.wire.corked import MAX_BUFFERED_BYTES
 from tests.integration.serving import port, serving
 
 
@@ -36,7 +36,14 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_headers_and_a_small_body_leave_together(written: list[str]) -> None:
-    sizes = {"/small": 5, "/empty": 0, "/parts": 10, "/edge": MOST, "/large": MOST + 1, "/later": 5}
+    sizes = {
+        "/small": 5,
+        "/empty": 0,
+        "/parts": 10,
+        "/edge": MAX_BUFFERED_BYTES,
+        "/large": MAX_BUFFERED_BYTES + 1,
+        "/later": 5,
+    }
     later = threading.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +79,7 @@ async def test_headers_and_a_small_body_leave_together(written: list[str]) -> No
 
 
 async def test_messages_of_one_tick_leave_together_and_a_close_behind_them(written: list[str]) -> None:
-    many = 3 * MOST // 1000
+    many = 3 * MAX_BUFFERED_BYTES // 1000
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()

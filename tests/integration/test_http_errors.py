@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from millstream.confined_fs import Directory
+from millstream.confined_fs import ServedDirectory
 from millstream_api.app import create_app, with_files
 from millstream_api.settings import ApiSettings
 from tests.integration.conftest import Stack
@@ -108,7 +108,7 @@ async def test_what_nobody_thought_of_is_a_problem_without_a_traceback(
     def fail(*_: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(Directory, "open_cached", fail)
+    monkeypatch.setattr(ServedDirectory, "open_cached", fail)
     app = with_files(create_app(ApiSettings(data_dir=tmp_path, cors_origins="https://app.example")))
     async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
         answer = await http.get("/files/f", headers={"Origin": "https://app.example"})

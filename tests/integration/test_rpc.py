@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from millstream.protocol.errors import KINDS
+from millstream.protocol.errors import PROBLEM_TYPES
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Frame, Refused, Rpc
 from tests.processes import until
@@ -22,7 +22,7 @@ async def refused(client: Rpc, method: str, **params: Any) -> Refused:
     error = caught.value
     slug = error.data["type"].rpartition("/")[2]
     assert error.data["type"] == f"/problems/{slug}"
-    assert (KINDS[slug].code, KINDS[slug].status) == (error.code, error.data["status"])
+    assert (PROBLEM_TYPES[slug].code, PROBLEM_TYPES[slug].status) == (error.code, error.data["status"])
     assert error.data["detail"] == error.message
     return error
 

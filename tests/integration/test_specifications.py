@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
-from millstream.protocol.errors import ENDS, KINDS
+from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES
 from millstream.protocol.events import TYPES
 from millstream.protocol.messages import METHODS
 from millstream_api.jobs.schemas import EVENT_DATA, NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
@@ -148,9 +148,9 @@ async def test_problems_are_what_the_documents_say(openapi: Json, asyncapi: Json
 # Pages.
 
 
-@pytest.mark.parametrize("slug", [*KINDS, *ENDS])
+@pytest.mark.parametrize("slug", [*PROBLEM_TYPES, *JOB_FAILURES])
 async def test_every_problem_has_a_page_that_names_it(http: httpx.AsyncClient, slug: str) -> None:
-    kind = KINDS.get(slug) or ENDS[slug]
+    kind = PROBLEM_TYPES.get(slug) or JOB_FAILURES[slug]
     answer = await http.get(f"/problems/{slug}")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
     for text in (f"<code>{slug}</code>", str(kind.status), str(kind.code or "")):
@@ -173,7 +173,7 @@ async def test_a_page_needs_no_other_site_and_all_it_loads_is_served(http: httpx
 
 async def test_the_page_of_the_socket_tells_of_every_method_event_and_error(http: httpx.AsyncClient) -> None:
     text = (await http.get("/asyncapi")).text
-    for name in (*METHODS, *NOTIFICATIONS, *TYPES, *KINDS):
+    for name in (*METHODS, *NOTIFICATIONS, *TYPES, *PROBLEM_TYPES):
         assert f"<code>{name}</code>" in text, name
     for params in METHODS.values():
         for member in params.model_fields:
@@ -191,7 +191,7 @@ async def test_the_asyncapi_document_has_all_that_the_socket_knows(asyncapi: Jso
     assert set(schemas["JobEvent"]["properties"]["type"]["enum"]) == TYPES == set(EVENT_DATA)
     assert {f"{kind.capitalize()}Data" for kind in TYPES} <= set(schemas)
     codes = schemas["Error"]["properties"]["error"]["properties"]["code"]["enum"]
-    assert set(codes) == {kind.code for kind in KINDS.values()}
+    assert set(codes) == {kind.code for kind in PROBLEM_TYPES.values()}
     for reference in re.findall(r'"\$ref": *"#/([^"]+)"', json.dumps(asyncapi)):
         found: Any = asyncapi
         for part in reference.split("/"):

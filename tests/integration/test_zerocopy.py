@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from millstream.apikeys import Keys
-from millstream.confined_fs import Directory
+from millstream.confined_fs import ServedDirectory
 from millstream_api.files.app import Files
 from millstream_api.files.sending import Traffic
 from millstream_api.settings import ApiSettings
@@ -87,7 +87,7 @@ class Seen:
     def __init__(self, data: Path, *, stall_s: float = 60) -> None:
         self.offered: set[bool] = set()
         settings = ApiSettings(send_timeout_s=stall_s)
-        self._files = Files(settings, Keys(None), Directory(data), Traffic(), asyncio.Event())
+        self._files = Files(settings, Keys(None), ServedDirectory(data), Traffic(), asyncio.Event())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

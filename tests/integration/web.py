@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from millstream.protocol.errors import ENDS, KINDS
+from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES
 from tests.processes import Process
 
 Json = dict[str, Any]
@@ -44,7 +44,7 @@ def everything(home: Path) -> list[str]:
 
 def problem(response: httpx.Response, slug: str) -> Json:
     """The problem document of an answer, which must be the one of this slug and complete (RFC 9457)."""
-    kind = KINDS.get(slug) or ENDS[slug]
+    kind = PROBLEM_TYPES.get(slug) or JOB_FAILURES[slug]
     assert response.headers["content-type"] == "application/problem+json", response.text
     document: Json = response.json()
     assert (document["type"], document["status"]) == (f"/problems/{slug}", kind.status), document

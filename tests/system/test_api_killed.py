@@ -14,7 +14,7 @@ from millstream.client.client import Client, Job
 from millstream.store import keys
 from tests.processes import Process, Processes, until
 from tests.system.stack import start
-from tests.system.witness import ENDS, Json, check_whole, logged, witness
+from tests.system.witness import JOB_FAILURES, Json, check_whole, logged, witness
 
 
 @asynccontextmanager
@@ -34,7 +34,7 @@ async def test_a_client_that_attaches_with_its_cursor_after_a_kill_misses_nothin
     async with witness(stack.api) as after:
         snapshot = await after.attach(job, heard[-1]["cursor"])
         assert snapshot["replay_from"] == heard[-1]["cursor"]
-        await after.until([job], *ENDS)
+        await after.until([job], *JOB_FAILURES)
         assert not after.notices
     end = check_whole(heard + after.of(job), after=1)
     assert end["data"]["result"] == 1000
@@ -131,7 +131,7 @@ async def test_a_leaving_api_says_so_and_closes_with_1012(processes: Processes) 
     heard = client.of(job)
     async with witness(stack.api) as after:
         await after.attach(job, heard[-1]["cursor"])
-        await after.until([job], *ENDS)
+        await after.until([job], *JOB_FAILURES)
     check_whole(heard + after.of(job), after=1)
 
 
@@ -172,6 +172,6 @@ async def test_jobs_go_on_while_no_api_is_there(processes: Processes) -> None:
         await client.until([job], "started")
         await stack.api.kill()
     end = ""
-    while end not in ENDS:
+    while end not in JOB_FAILURES:
         end = (await logged(stack.store, job))[-1]["type"]
     assert check_whole(await logged(stack.store, job))["data"]["result"] == 100

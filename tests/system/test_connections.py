@@ -7,7 +7,7 @@ from millstream.client.client import Client
 from millstream.store import keys
 from tests.processes import Processes, until
 from tests.system.stack import Stack, start
-from tests.system.witness import ENDS, Json, check_whole, witness
+from tests.system.witness import JOB_FAILURES, Json, check_whole, witness
 
 
 async def watched_by(stack: Stack, job: str) -> bytes:
@@ -151,5 +151,5 @@ async def test_a_job_that_was_left_while_its_log_was_being_read_says_nothing_mor
             reply = await other.attach(job)
             assert reply["replay_from"] == "0-0"
             await other.until([job], "queued")
-        await other.until([job], *ENDS)
+        await other.until([job], *JOB_FAILURES)
         check_whole(other.of(job))

@@ -12,7 +12,7 @@ from millstream.client.client import Client, Job, JobFailed
 from millstream.store import keys
 from tests.processes import Process, Processes, until
 from tests.system.stack import Stack, start
-from tests.system.witness import ENDS, Json, check_one_worker_wrote_it, check_whole, logged, witness
+from tests.system.witness import JOB_FAILURES, Json, check_one_worker_wrote_it, check_whole, logged, witness
 
 
 def alive(*processes: Process) -> bool:
@@ -67,7 +67,7 @@ async def test_the_kill_of_a_store_ends_no_job_twice_and_hides_no_loss(processes
         for chunks in (50, 200):
             await client.until(jobs[:1], "chunk", times=chunks)
             await restart_store(stack, signal.SIGKILL)
-        await client.until(jobs, *ENDS)
+        await client.until(jobs, *JOB_FAILURES)
         after = await client.submit("process", {"text": "still here"})
         assert (await client.ends(after))[after]["data"]["result"] == "Processed data: still here"
         gaps = {notice["params"]["job"] for notice in client.notices}
@@ -202,7 +202,7 @@ async def test_a_store_that_comes_back_with_older_data_lets_no_two_attempts_writ
         await rollback.remember()
         await client.until(jobs, "started")
         await rollback.return_to_it()
-        await client.until(jobs, *ENDS)
+        await client.until(jobs, *JOB_FAILURES)
         assert {notice["params"]["job"] for notice in client.notices} == set(jobs)
     for job in jobs:
         check_one_worker_wrote_it(await logged(stack.store, job))
@@ -220,7 +220,7 @@ async def test_an_attempt_of_which_the_store_has_lost_a_part_is_made_again(proce
         await client.until(talking, "chunk", times=60)
         await client.until(silent, "chunk", times=3)
         await rollback.return_to_it()
-        await client.until(talking + silent, *ENDS)
+        await client.until(talking + silent, *JOB_FAILURES)
     for job in talking:
         log = await logged(stack.store, job)
         assert check_whole(log)["data"]["result"] == 300

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.processes import Processes, until
 from tests.system.stack import runs, start
-from tests.system.witness import ENDS, at, logged, witness
+from tests.system.witness import JOB_FAILURES, at, logged, witness
 
 LEASE_S = 10  # so that whoever had to wait for a lease would be noticed
 
@@ -44,7 +44,7 @@ async def test_a_leaving_worker_takes_nothing_with_it_however_busy_it_is(process
         async def submit() -> None:
             while leaving:
                 jobs.append(job := await client.submit("process", {"text": "", "delay_s": 0.03}, max_attempts=1))
-                await client.until([job], *ENDS)
+                await client.until([job], *JOB_FAILURES)
 
         submitting = [asyncio.create_task(submit()) for _ in range(60)]
         for _ in range(10):

@@ -18,7 +18,7 @@ from millstream.store import keys
 from tests.processes import Process
 
 Json = dict[str, Any]
-ENDS = ("succeeded", "failed", "cancelled")
+JOB_FAILURES = ("succeeded", "failed", "cancelled")
 
 
 class Witness:
@@ -55,7 +55,7 @@ class Witness:
         elif message["method"] == "job.event":
             event = message["params"]
             self.events.setdefault(event["job"], []).append(event)
-            if event["type"] in ENDS:
+            if event["type"] in JOB_FAILURES:
                 self.running.discard(event["job"])
         else:
             self.notices.append(message)
@@ -76,7 +76,7 @@ class Witness:
     async def submit(self, analysis: str, params: Json | None = None, **options: Any) -> str:
         reply = await self.call("job.submit", analysis=analysis, params=params or {}, **options)
         job: str = reply["job"]
-        if not any(event["type"] in ENDS for event in self.events.get(job, ())):
+        if not any(event["type"] in JOB_FAILURES for event in self.events.get(job, ())):
             self.running.add(job)
         return job
 
@@ -115,7 +115,7 @@ class Witness:
 
     async def ends(self, *jobs: str, within_s: float = 30) -> dict[str, Json]:
         """Wait for the end of each job. Returns the last events, after a look at the whole of each job's log."""
-        await self.until(jobs, *ENDS, within_s=within_s)
+        await self.until(jobs, *JOB_FAILURES, within_s=within_s)
         return {job: check_whole(self.of(job), after=1) for job in jobs}
 
 
@@ -136,7 +136,7 @@ def check_whole(events: list[Json], *, after: int = 0) -> Json:
     """No hole and no double in what follows `after`, one end, and it comes last. Returns that end."""
     seqs = [event["seq"] for event in events]
     assert seqs == list(range(after + 1, after + 1 + len(events))), f"seq is broken: {seqs}"
-    assert [event["type"] for event in events if event["type"] in ENDS] == [events[-1]["type"]]
+    assert [event["type"] for event in events if event["type"] in JOB_FAILURES] == [events[-1]["type"]]
     return events[-1]
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream.confined_fs import Directory, NotServed
+from millstream.confined_fs import NotServed, ServedDirectory
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["openat2", "step by step"])
-def directory(home: Path, request: pytest.FixtureRequest) -> Iterator[Directory]:
-    directory = Directory(home)
+def directory(home: Path, request: pytest.FixtureRequest) -> Iterator[ServedDirectory]:
+    directory = ServedDirectory(home)
     if request.param == "step by step":
         directory._openat2 = False
     elif not directory._openat2:
@@ -77,7 +77,7 @@ SERVED = ["a", "deep/b", "deep/er/c", "naïve file", "日本", "percent%2e", "ne
 
 
 @pytest.mark.parametrize("path", SERVED)
-def test_regular_files_are_opened(directory: Directory, path: str) -> None:
+def test_regular_files_are_opened(directory: ServedDirectory, path: str) -> None:
     file, _ = directory.open(path)
     assert os.read(file, 10) == b"served"
     os.close(file)
@@ -91,7 +91,7 @@ def test_regular_files_are_opened(directory: Directory, path: str) -> None:
      "back\\slash", "back\\dir/x", "not-utf-8-\udcff", "\ud800", ".hidden-dir/x", "deep/.", "deep/./b", "loop/x",
      "a\0b", "d/" * 100 + "x", "deep/\0", "é" * 128, "日本/x", "./a", "a/..", "~/x", "x/" * 3000 + "x"],
 )  # fmt: skip
-def test_everything_else_is_as_if_it_were_not_there(directory: Directory, path: str) -> None:
+def test_everything_else_is_as_if_it_were_not_there(directory: ServedDirectory, path: str) -> None:
     with pytest.raises(NotServed):
         directory.open(path)
     try:
@@ -136,7 +136,7 @@ STEP = st.one_of(
 )
 
 
-def opened(directory: Directory, path: str) -> tuple[int, int] | None:
+def opened(directory: ServedDirectory, path: str) -> tuple[int, int] | None:
     """The inode that a path opens, if it opens one."""
     try:
         file, _ = directory.open(path)
@@ -156,7 +156,7 @@ def test_no_path_leads_outside_and_both_ways_of_opening_agree(home: Path, steps:
     path = unquote("/".join(steps))
     found = []
     for openat2 in (True, False):
-        directory = Directory(home)
+        directory = ServedDirectory(home)
         directory._openat2 = directory._openat2 and openat2
         try:
             found.append(opened(directory, path))
@@ -194,7 +194,7 @@ def test_a_directory_that_becomes_a_link_while_it_is_opened_leads_nowhere(tmp_pa
     swapping.start()
     try:
         for openat2 in (True, False):
-            directory = Directory(home)
+            directory = ServedDirectory(home)
             directory._openat2 = directory._openat2 and openat2
             served = refused = 0
             until = time.monotonic() + 10
@@ -208,7 +208,7 @@ def test_a_directory_that_becomes_a_link_while_it_is_opened_leads_nowhere(tmp_pa
         swapping.join()
 
 
-def test_walking_finds_just_what_can_be_opened(directory: Directory) -> None:
+def test_walking_finds_just_what_can_be_opened(directory: ServedDirectory) -> None:
     found = [path for path, _ in directory.walk("")]
     assert found == sorted(found)
     assert set(found) == set(SERVED)
@@ -217,13 +217,13 @@ def test_walking_finds_just_what_can_be_opened(directory: Directory) -> None:
     assert [path for path, _ in directory.walk("../")] == []
 
 
-def test_walking_gives_what_each_path_opens(directory: Directory) -> None:
+def test_walking_gives_what_each_path_opens(directory: ServedDirectory) -> None:
     for path, entry in directory.walk(""):
         assert opened(directory, path) == (entry.st_dev, entry.st_ino)
 
 
 @pytest.mark.parametrize("path", ["a", "deep/b"])
-def test_each_writer_of_a_directory_has_a_lock_of_its_own(directory: Directory, path: str) -> None:
+def test_each_writer_of_a_directory_has_a_lock_of_its_own(directory: ServedDirectory, path: str) -> None:
     with directory.parent(path) as (one, _), directory.parent(path) as (other, _):
         fcntl.flock(one, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError):
@@ -233,13 +233,13 @@ def test_each_writer_of_a_directory_has_a_lock_of_its_own(directory: Directory, 
 @pytest.mark.parametrize(
     "path", ["", "..", "../x", "out/x", "root/x", "in/x", "loop/x", ".hidden-dir/x", "a/x", "pipe/x", "\ud800/x", "/x"]
 )
-def test_a_parent_is_never_outside(directory: Directory, path: str) -> None:
+def test_a_parent_is_never_outside(directory: ServedDirectory, path: str) -> None:
     for create in (False, True):
         with pytest.raises((NotServed, OSError)), directory.parent(path, create=create):
             pass
 
 
-def test_nothing_stays_open(directory: Directory) -> None:
+def test_nothing_stays_open(directory: ServedDirectory) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for path in [*SERVED, "deep", "pipe", "out/secret", "deep/missing", "a/b", "../x"]:
         opened(directory, path)
@@ -253,7 +253,7 @@ def test_nothing_stays_open(directory: Directory) -> None:
 
 
 def test_paths_may_have_a_hundred_steps_and_walks_go_no_deeper(tmp_path: Path) -> None:
-    directory = Directory(tmp_path)
+    directory = ServedDirectory(tmp_path)
     for openat2 in (directory._openat2, False):
         directory._openat2 = openat2
         for path in ("d/" * 99 + "f", "d/" * 98 + "f"):

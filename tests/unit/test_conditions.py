@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream_api.files.conditions import Validators, range_applies, refused
+from millstream_api.files.conditions import Validators, evaluate_preconditions, range_applies
 
 NOW = Validators('"now"', 1_700_000_000)
 DATE = NOW.last_modified
@@ -71,14 +71,14 @@ LATER = Validators('"x"', NOW.modified + 10).last_modified
 def test_what_a_condition_does_to_reading_and_to_writing(
     headers: dict[str, str], reading: int | None, writing: int | None
 ) -> None:
-    assert refused("GET", headers, NOW) == refused("HEAD", headers, NOW) == reading
-    assert refused("PUT", headers, NOW) == refused("DELETE", headers, NOW) == writing
+    assert evaluate_preconditions("GET", headers, NOW) == evaluate_preconditions("HEAD", headers, NOW) == reading
+    assert evaluate_preconditions("PUT", headers, NOW) == evaluate_preconditions("DELETE", headers, NOW) == writing
 
 
 def test_where_nothing_is_yet_only_creating_goes_on() -> None:
-    assert refused("PUT", {"if-none-match": "*"}, None) is None
-    assert refused("PUT", {"if-match": "*"}, None) == 412
-    assert refused("PUT", {"if-match": '"x"'}, None) == 412
+    assert evaluate_preconditions("PUT", {"if-none-match": "*"}, None) is None
+    assert evaluate_preconditions("PUT", {"if-match": "*"}, None) == 412
+    assert evaluate_preconditions("PUT", {"if-match": '"x"'}, None) == 412
 
 
 @given(
@@ -87,7 +87,7 @@ def test_where_nothing_is_yet_only_creating_goes_on() -> None:
     )
 )
 def test_no_header_breaks_it(headers: dict[str, str]) -> None:
-    assert refused("GET", headers, NOW) in (None, 304, 412)
+    assert evaluate_preconditions("GET", headers, NOW) in (None, 304, 412)
 
 
 def test_ranges_stand_only_on_the_same_strong_validator() -> None:
@@ -108,13 +108,13 @@ def test_ranges_stand_only_on_the_same_strong_validator() -> None:
 
 def test_without_a_file_the_dates_say_nothing() -> None:
     for name in ("if-modified-since", "if-unmodified-since"):
-        assert refused("PUT", {name: EARLIER}, None) is None
-    assert refused("PUT", {"if-none-match": '"x"'}, None) is None
+        assert evaluate_preconditions("PUT", {name: EARLIER}, None) is None
+    assert evaluate_preconditions("PUT", {"if-none-match": '"x"'}, None) is None
 
 
 @pytest.mark.parametrize("element", [" ", '"', "W/", '" ', "a", ","])
 def test_a_long_header_is_read_in_time_proportional_to_its_length(element: str) -> None:
     began = time.monotonic()
     for header in (element * 50_000, f"x{element * 50_000}x", f'"old"{element * 50_000}'):
-        assert refused("GET", {"if-none-match": header}, NOW) is None
+        assert evaluate_preconditions("GET", {"if-none-match": header}, NOW) is None
     assert time.monotonic() - began < 1, "a square of it would be minutes"

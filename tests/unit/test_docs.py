@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.protocol.errors import KINDS
+from millstream.protocol.errors import PROBLEM_TYPES
 from millstream.protocol.events import TYPES
 from millstream.protocol.messages import METHODS
 from millstream_api.settings import ApiSettings
@@ -33,9 +33,9 @@ def test_the_protocol_describes_each_method_with_its_parameters(method: str) -> 
         assert f"`{parameter}`" in row
 
 
-@pytest.mark.parametrize("slug", sorted(KINDS))
+@pytest.mark.parametrize("slug", sorted(PROBLEM_TYPES))
 def test_the_protocol_lists_each_error_with_its_codes(slug: str) -> None:
-    assert f"| `{slug}` | {KINDS[slug].code} | {KINDS[slug].status} |" in PROTOCOL
+    assert f"| `{slug}` | {PROBLEM_TYPES[slug].code} | {PROBLEM_TYPES[slug].status} |" in PROTOCOL
 
 
 def test_every_decision_and_document_is_linked_or_numbered() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from millstream.protocol.errors import KINDS, Problem, sentence
+from millstream.protocol.errors import PROBLEM_TYPES, Problem, sentence
 
 #: §3 of the contract: slug, JSON-RPC code, HTTP status.
 CONTRACT = [
@@ -29,14 +29,14 @@ CONTRACT = [
 
 @pytest.mark.parametrize(("slug", "code", "status"), CONTRACT)
 def test_each_slug_of_the_contract_has_its_codes(slug: str, code: int, status: int) -> None:
-    assert (KINDS[slug].code, KINDS[slug].status) == (code, status)
+    assert (PROBLEM_TYPES[slug].code, PROBLEM_TYPES[slug].status) == (code, status)
 
 
 def test_every_code_is_of_one_slug_and_there_is_none_beside_the_contract() -> None:
-    codes = [kind.code for kind in KINDS.values()]
+    codes = [kind.code for kind in PROBLEM_TYPES.values()]
     assert len(set(codes)) == len(codes)
-    assert {slug for slug, _, _ in CONTRACT} <= set(KINDS)
-    for slug, kind in KINDS.items():
+    assert {slug for slug, _, _ in CONTRACT} <= set(PROBLEM_TYPES)
+    for slug, kind in PROBLEM_TYPES.items():
         reserved = {"parse_error", "invalid_request", "method_not_found", "invalid_params", "internal_error"}
         assert (slug in reserved) == (kind.code <= -32600), "JSON-RPC 2.0 §5.1 keeps these for itself"
         assert -32700 <= kind.code <= -32000

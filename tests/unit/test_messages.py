@@ -67,7 +67,7 @@ NOT_JSON = {
 @pytest.mark.parametrize("raw", NOT_JSON.values(), ids=NOT_JSON.keys())
 def test_what_is_not_json_is_a_parse_error_without_id(raw: str) -> None:
     found = fault(raw)
-    assert (found.problem.kind.code, found.id, found.expects_reply) == (PARSE, None, True)
+    assert (found.problem.type.code, found.id, found.expects_reply) == (PARSE, None, True)
 
 
 NOT_REQUESTS = {
@@ -100,7 +100,7 @@ NOT_REQUESTS = {
 @pytest.mark.parametrize(("raw", "id"), NOT_REQUESTS.values(), ids=NOT_REQUESTS.keys())
 def test_what_is_not_a_request_is_answered_with_its_id_where_that_can_be_made_out(raw: str, id: Any) -> None:
     found = fault(raw)
-    assert (found.problem.kind.code, found.id, found.expects_reply) == (REQUEST, id, True)
+    assert (found.problem.type.code, found.id, found.expects_reply) == (REQUEST, id, True)
 
 
 WRONG_CALLS = {
@@ -120,7 +120,7 @@ WRONG_CALLS = {
 @pytest.mark.parametrize(("raw", "code", "id"), WRONG_CALLS.values(), ids=WRONG_CALLS.keys())
 def test_a_request_that_cannot_be_carried_out_is_told_why(raw: str, code: int, id: Any) -> None:
     found = fault(raw)
-    assert (found.problem.kind.code, found.id, found.expects_reply) == (code, id, True)
+    assert (found.problem.type.code, found.id, found.expects_reply) == (code, id, True)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_request_that_cannot_be_carried_out_is_told_why(raw: str, code: int, i
 )
 def test_a_notification_is_not_answered_even_when_it_is_wrong(raw: str, code: int) -> None:
     found = fault(raw)
-    assert (found.problem.kind.code, found.expects_reply) == (code, False)
+    assert (found.problem.type.code, found.expects_reply) == (code, False)
 
 
 def test_a_notification_is_carried_out_without_a_reply() -> None:
@@ -161,13 +161,13 @@ def test_each_invalid_member_of_a_batch_gets_its_own_error() -> None:
     incoming = parse("[1,2,3]")
     assert incoming.batch
     faults = [member for member in incoming.calls if isinstance(member, Fault)]
-    assert [(member.problem.kind.code, member.id) for member in faults] == [(REQUEST, None)] * 3
+    assert [(member.problem.type.code, member.id) for member in faults] == [(REQUEST, None)] * 3
 
 
 def test_a_batch_keeps_good_and_bad_members_in_their_order() -> None:
     incoming = parse('[{"jsonrpc":"2.0","method":"ping","id":1},{},{"jsonrpc":"2.0","method":"x","id":2},[]]')
     assert incoming.batch
-    codes = [member.problem.kind.code if isinstance(member, Fault) else None for member in incoming.calls]
+    codes = [member.problem.type.code if isinstance(member, Fault) else None for member in incoming.calls]
     assert codes == [None, REQUEST, METHOD, REQUEST]
 
 
@@ -178,7 +178,7 @@ def test_a_batch_of_one_is_still_a_batch() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_refuses_a_member_that_it_does_not_know(method: str) -> None:
     found = fault(json.dumps({"jsonrpc": "2.0", "method": method, "params": {"job": "j", "ö": 1}, "id": 1}))
-    assert found.problem.kind.code == PARAMS
+    assert found.problem.type.code == PARAMS
     assert "/ö" in [error["pointer"] for error in found.problem.errors]
 
 
@@ -199,7 +199,7 @@ WRONG_MEMBERS: dict[str, list[Any]] = {
 def test_job_submit_takes_no_member_of_another_type_or_range(name: str, value: Any) -> None:
     found = submit(**{name: value})
     assert isinstance(found, Fault)
-    assert found.problem.kind.code == PARAMS
+    assert found.problem.type.code == PARAMS
     assert [error["pointer"] for error in found.problem.errors] == [f"/{name}"]
 
 
@@ -207,7 +207,7 @@ def test_job_submit_takes_no_member_of_another_type_or_range(name: str, value: A
 @pytest.mark.parametrize("name", ["timeout_s", "delay_s"])
 def test_a_number_over_every_float_is_refused_where_a_number_is_expected(name: str, number: str) -> None:
     raw = f'{{"jsonrpc":"2.0","method":"job.submit","params":{{"analysis":"a","{name}":{number}}},"id":1}}'
-    assert fault(raw).problem.kind.code == PARAMS
+    assert fault(raw).problem.type.code == PARAMS
 
 
 def test_every_member_of_job_submit_that_is_given_is_kept_and_the_others_have_their_defaults() -> None:
@@ -255,7 +255,7 @@ def test_every_member_of_any_batch_is_a_call_or_a_fault_whose_answer_is_json(bat
     for member, sent in zip(incoming.calls, batch, strict=True):
         if isinstance(member, Fault):
             reply = json.loads(encode_error(member.id, member.problem), parse_constant=pytest.fail)
-            assert reply["error"]["code"] == member.problem.kind.code
+            assert reply["error"]["code"] == member.problem.type.code
             assert reply["error"]["data"]["type"] == f"/problems/{member.problem.slug}"
         else:
             assert sent["jsonrpc"] == "2.0"

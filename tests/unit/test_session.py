@@ -297,9 +297,9 @@ def test_a_follower_that_is_no_longer_wanted_is_not_given_out() -> None:
 def test_a_job_that_ended_is_not_cancelled_when_its_client_leaves() -> None:
     client = Client()
     command = client.submit("s")
-    client.session.cancel_on_leave.add(command.job)
+    client.session.cancel_on_disconnect.add(command.job)
     end(client, command)
-    assert client.session.cancel_on_leave == set()
+    assert client.session.cancel_on_disconnect == set()
     assert client.session.followers == {}
 
 

@@ -7,7 +7,7 @@ import uvloop
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
-from millstream.confined_fs import Directory, NoDirectory
+from millstream.confined_fs import NoDirectory, ServedDirectory
 from millstream.settings import explain, settings_table
 from millstream.telemetry import set_up_logging
 from millstream_worker.app import alive, load_analyses, serve
@@ -46,7 +46,7 @@ def worker(
         print(f"The analyses cannot be loaded. {error}", file=sys.stderr)
         return 2
     try:
-        Directory(settings.data_dir).close()
+        ServedDirectory(settings.data_dir).close()
     except NoDirectory as error:
         print(error, file=sys.stderr)
         return 2

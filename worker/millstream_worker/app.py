@@ -14,7 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from millstream.authoring.analysis import Analysis, find_analyses
-from millstream.heap import settle
+from millstream.heap import freeze_startup_heap
 from millstream.protocol.errors import StoreUnavailable
 from millstream.store import keys
 from millstream.store.pipeline import shown
@@ -77,7 +77,7 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
     )
     log.info("worker starting", worker=name, store=shown(settings.redis_url), analyses=sorted(mine))
     await store.open()
-    for doubt in await store.doubts():
+    for doubt in await store.durability_warnings():
         log.warning("this store does not keep everything", doubt=doubt)
     engine = Engine(settings, mine, store, name)
     loop = asyncio.get_running_loop()
@@ -90,7 +90,7 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    settle()
+    freeze_startup_heap()
     advertising = loop.create_task(_advertise_again(store, advertised, settings.lease_s))
     try:
         await engine.async_run()

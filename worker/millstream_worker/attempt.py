@@ -19,8 +19,8 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from millstream.authoring.analysis import Analysis
 from millstream.authoring.context import Level
 from millstream.authoring.outcomes import Final, Retry
-from millstream.confined_fs import Directory, NotServed
-from millstream.protocol.errors import StoreUnavailable, sentence, wrong_members
+from millstream.confined_fs import NotServed, ServedDirectory
+from millstream.protocol.errors import StoreUnavailable, sentence, validation_errors
 from millstream.store.store import Claimed, LeaseLost, LogFull, Store
 from millstream_worker.body import BadBody, Body, arq_result, read_body
 from millstream_worker.settings import WorkerSettings
@@ -65,7 +65,9 @@ class Attempt:
     next. An analysis that is faster than the store waits once the buffer is full.
     """
 
-    def __init__(self, job: Claimed, store: Store, settings: WorkerSettings, worker: str, directory: Directory) -> None:
+    def __init__(
+        self, job: Claimed, store: Store, settings: WorkerSettings, worker: str, directory: ServedDirectory
+    ) -> None:
         self.job = job.id
         self.attempt = job.attempt
         self.stopped: Stop | None = None
@@ -310,22 +312,22 @@ def _failure(error: BaseException, retry: bool) -> Failure:
     """What an exception means for the job."""
     match error:
         case ValidationError():
-            errors = wrong_members(error.errors())
+            errors = validation_errors(error.errors())
             text = f"The parameters are wrong: {sentence(errors)}."
             return Failure("invalid_params", text, extra={"errors": errors[:20]})
         case BadBody():
-            return Failure("invalid_params", _words(error))
+            return Failure("invalid_params", _message(error))
         case EventTooLarge() | LogFull():
             text = str(error) if isinstance(error, EventTooLarge) else "The job's log is full."
             return Failure("result_too_large", text)
         case Retry():
-            return Failure("attempts_exhausted", _words(error), again=True, delay_s=error.delay_s)
+            return Failure("attempts_exhausted", _message(error), again=True, delay_s=error.delay_s)
         case _:
             again = retry and not isinstance(error, Final)
-            return Failure("analysis_error", _words(error), again=again, extra={"type": type(error).__name__})
+            return Failure("analysis_error", _message(error), again=again, extra={"type": type(error).__name__})
 
 
-def _words(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     """What an exception says of itself, as text that JSON can hold; its name when it says nothing, or cannot."""
     try:
         text = str(error)

@@ -18,7 +18,7 @@ from arq.worker import Worker, func
 from redis.asyncio import ConnectionPool
 
 from millstream.authoring.analysis import Analysis
-from millstream.confined_fs import Directory
+from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import StoreUnavailable
 from millstream.store import keys
 from millstream.store.pipeline import Pipeline
@@ -29,7 +29,7 @@ from millstream_worker.settings import WorkerSettings
 
 log = structlog.get_logger("millstream.worker")
 
-LOOK_S = 0.5  # how often an idle worker looks by itself: for what stock arq enqueued, and for bells that were lost
+IDLE_POLL_S = 0.5  # how often an idle worker looks by itself: for what stock arq enqueued, and for bells that were lost
 CLAIM = 16  # jobs taken at a time, so that a burst is shared out among workers
 
 
@@ -52,7 +52,7 @@ class Engine(Worker):
         self._analyses = analyses
         self._known = "\n" + "\n".join(analyses) + "\n"
         self._store = store
-        self._directory = Directory(settings.data_dir)
+        self._directory = ServedDirectory(settings.data_dir)
         self._bell = Pipeline(settings.redis_url, name=f"{name}-bell")
         self._stops = Pipeline(settings.redis_url, name=f"{name}-stops", on_connect=self._listen, on_push=self._on_push)
         self._claimed: dict[str, Claimed] = {}
@@ -98,7 +98,7 @@ class Engine(Worker):
                 await self._store.pipeline.connected.wait()
             except hiredis.ReplyError as error:
                 log.error("aborting failed", error=str(error))
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(IDLE_POLL_S)
 
     # Claiming.
 
@@ -155,7 +155,7 @@ class Engine(Worker):
         elif self.job_counter >= self.max_jobs:
             await self._slot_freed.wait()
         elif due_s is None or due_s > 0:
-            timeout = LOOK_S if due_s is None else min(LOOK_S, due_s + 0.001)
+            timeout = IDLE_POLL_S if due_s is None else min(IDLE_POLL_S, due_s + 0.001)
             await self._bell.call("BLPOP", keys.bell(self._settings.queue), f"{timeout:.3f}")
 
     # Running.

@@ -19,10 +19,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from millstream.apikeys import Keys
-from millstream.confined_fs import Directory, NotServed, Opened
+from millstream.confined_fs import NotServed, Opened, ServedDirectory
 from millstream.protocol.errors import Problem
 from millstream.protocol.events import rfc3339
-from millstream_api.files.conditions import State, Validators, range_applies, refused
+from millstream_api.files.conditions import State, Validators, evaluate_preconditions, range_applies
 from millstream_api.files.digests import Digests, field, wants_sha256
 from millstream_api.files.ranges import Unsatisfiable, spans
 from millstream_api.files.representations import (
@@ -30,7 +30,7 @@ from millstream_api.files.representations import (
     Representation,
     media_type,
     representation,
-    takes_the_place,
+    supersedes,
 )
 from millstream_api.files.sending import Traffic, connection, send_answer
 from millstream_api.files.uploads import Uploads
@@ -63,7 +63,7 @@ class Files:
     """The app. `traffic` is for the operator; when `draining` is set, nobody follows a file any longer."""
 
     def __init__(
-        self, settings: ApiSettings, keys: Keys, directory: Directory, traffic: Traffic, draining: asyncio.Event
+        self, settings: ApiSettings, keys: Keys, directory: ServedDirectory, traffic: Traffic, draining: asyncio.Event
     ) -> None:
         self._settings = settings
         self._keys = keys
@@ -100,7 +100,7 @@ class Files:
 
     async def _answer(self, request: Request) -> Response | None:
         """Answer, or return what is to be answered. Raises Problem, NotServed, Unsatisfiable, ClientGone, Cut."""
-        who = self._keys.who(request.headers.get("authorization"))
+        who = self._keys.authenticate(request.headers.get("authorization"))
         method, path = request.scope["method"], request.scope["path"]
         legacy = path == STREAM
         name = request.query.get("path", ["large_file.txt"])[0] if legacy else read_path(request.scope)[len(PREFIX) :]
@@ -108,7 +108,7 @@ class Files:
         if not reading and (legacy or not name or method not in ("PUT", "DELETE")):
             allowed = "GET, HEAD" if legacy or not name else "GET, HEAD, PUT, DELETE"
             return plain_problem(405, "Method Not Allowed", path, headers={"Allow": allowed})
-        who.need("files:read" if reading else "files:write")
+        who.require("files:read" if reading else "files:write")
         if method == "PUT":
             return await self._uploads.put(name, request.headers, request.receive)
         if method == "DELETE":
@@ -142,7 +142,7 @@ class Files:
 
     async def _send(self, file: int, shown: Representation, request: Request) -> Response | None:
         method, headers = request.scope["method"], request.headers
-        status = refused(method, headers, shown.validators)
+        status = evaluate_preconditions(method, headers, shown.validators)
         if status == 412:
             return plain_problem(412, "Precondition Failed", request.scope["path"])
         answer = shown.unchanged if status == 304 else self._wanted(shown, headers, method)
@@ -185,7 +185,7 @@ class Files:
                 packed = await self._open(name + CODINGS[coding])
             except NotServed:
                 continue
-            better = takes_the_place(packed.found, plain.found)
+            better = supersedes(packed.found, plain.found)
             os.close(plain.file if better else packed.file)
             if better:
                 return packed, coding

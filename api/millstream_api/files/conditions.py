@@ -55,7 +55,7 @@ class Validators:
         return http_date(self.modified)
 
 
-def refused(method: str, headers: Mapping[str, str], current: Validators | None) -> int | None:
+def evaluate_preconditions(method: str, headers: Mapping[str, str], current: Validators | None) -> int | None:
     """The status that ends the request (304 or 412), or None when it goes on. `current` None: nothing is there yet."""
     reading = method in ("GET", "HEAD")
     if (match := headers.get("if-match")) is not None:

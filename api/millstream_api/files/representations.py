@@ -72,7 +72,7 @@ def representation(name: str, coding: str | None, state: State, modified: int) -
     )
 
 
-def takes_the_place(sibling: os.stat_result, plain: os.stat_result) -> bool:
+def supersedes(sibling: os.stat_result, plain: os.stat_result) -> bool:
     """Is this compressed sibling sent in place of the plain file? Not when it is older."""
     return sibling.st_mtime_ns >= plain.st_mtime_ns
 

@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from millstream.apikeys import Keys
-from millstream.confined_fs import Directory, NotServed, parts
+from millstream.confined_fs import NotServed, ServedDirectory, parts
 from millstream.protocol.errors import Problem
 from millstream_api.files.uploads import Broken, Full, Temporary, body_blocks, current, disk_errors, locked, write_all
 from millstream_api.problems import plain_problem, problem_response
@@ -62,7 +62,7 @@ class Upload:
 class Tus:
     """The ASGI app at `/uploads`."""
 
-    def __init__(self, settings: ApiSettings, keys: Keys, directory: Directory) -> None:
+    def __init__(self, settings: ApiSettings, keys: Keys, directory: ServedDirectory) -> None:
         self._settings = settings
         self._keys = keys
         self._directory = directory
@@ -92,8 +92,8 @@ class Tus:
             limit = str(self._settings.upload_bytes)
             told = {"Tus-Version": "1.0.0", "Tus-Extension": EXTENSIONS, "Tus-Max-Size": limit}
             return Response(status_code=204, headers={**told, "Tus-Checksum-Algorithm": ",".join(sorted(CHECKSUMS))})
-        who = self._keys.who(headers.get("authorization"))
-        who.need("files:write")
+        who = self._keys.authenticate(headers.get("authorization"))
+        who.require("files:write")
         if headers.get("tus-resumable") != "1.0.0":
             raise Refused(412, "Precondition Failed", "Send Tus-Resumable: 1.0.0.")
         id = path.removeprefix(PREFIX).strip("/")

@@ -25,10 +25,10 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive
 
-from millstream.confined_fs import Directory, Missing, NotServed, parts
+from millstream.confined_fs import Missing, NotServed, ServedDirectory, parts
 from millstream.protocol.errors import Problem
-from millstream_api.files.conditions import State, Validators, refused
-from millstream_api.files.representations import CODINGS, takes_the_place
+from millstream_api.files.conditions import State, Validators, evaluate_preconditions
+from millstream_api.files.representations import CODINGS, supersedes
 from millstream_api.problems import plain_problem
 from millstream_api.settings import ApiSettings
 
@@ -77,7 +77,7 @@ class Expected:
 
 
 class Uploads:
-    def __init__(self, settings: ApiSettings, directory: Directory) -> None:
+    def __init__(self, settings: ApiSettings, directory: ServedDirectory) -> None:
         self._settings = settings
         self._directory = directory
 
@@ -141,7 +141,7 @@ class Uploads:
     def _delete(self, path: str, headers: Mapping[str, str]) -> Response:
         os.close(self._directory.open(path).file)  # a regular file, and nothing else
         with self._directory.parent(path) as (directory, name), locked(directory):
-            if status := refused("DELETE", headers, current(directory, name)):
+            if status := evaluate_preconditions("DELETE", headers, current(directory, name)):
                 return plain_problem(status, "Precondition Failed", f"/files/{path}")
             try:
                 os.unlink(name, dir_fd=directory)
@@ -156,8 +156,8 @@ class Uploads:
             try:
                 directory, name = stack.enter_context(self._directory.parent(path))
             except NotServed:  # its directory is still to be made
-                return refused("PUT", headers, None)
-            return refused("PUT", headers, current(directory, name))
+                return evaluate_preconditions("PUT", headers, None)
+            return evaluate_preconditions("PUT", headers, current(directory, name))
 
     def _too_large(self, instance: str) -> Response:
         detail = f"A file may have {self._settings.upload_bytes} bytes (MILLSTREAM_UPLOAD_BYTES)."
@@ -170,7 +170,7 @@ class Temporary:
     a thread.
     """
 
-    def __init__(self, directory: Directory, path: str) -> None:
+    def __init__(self, directory: ServedDirectory, path: str) -> None:
         self._name: str | None = f"{TEMPORARY}{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         for _ in range(ATTEMPTS):
@@ -194,7 +194,7 @@ class Temporary:
         assert self._name is not None
         with locked(self.directory):
             before = current(self.directory, self.target)
-            if status := refused("PUT", headers, before):
+            if status := evaluate_preconditions("PUT", headers, before):
                 return status, ""
             os.rename(self._name, self.target, src_dir_fd=self.directory, dst_dir_fd=self.directory)
             self._name = None
@@ -210,7 +210,7 @@ class Temporary:
         self._context.close()
 
 
-async def sweep(directory: Directory) -> None:
+async def sweep(directory: ServedDirectory) -> None:
     """Remove the temporary files whose processes were killed, wherever they are below the directory."""
     sweeping = _swept(directory)
     while (removed := await asyncio.to_thread(next, sweeping, None)) is not None:
@@ -218,7 +218,7 @@ async def sweep(directory: Directory) -> None:
             log.info("removed what a broken upload left", path=path)
 
 
-def _swept(directory: Directory) -> Iterator[list[str]]:
+def _swept(directory: ServedDirectory) -> Iterator[list[str]]:
     """What was removed, directory by directory."""
     with directory.parent("any") as (top, _):
         for where, inner, names, at in os.fwalk(".", dir_fd=top):
@@ -300,7 +300,7 @@ def current(directory: int, name: str) -> Validators | None:
     for ending in CODINGS.values():
         with suppress(OSError):
             sibling = os.stat(name + ending, dir_fd=directory, follow_symlinks=False)
-            if stat.S_ISREG(sibling.st_mode) and takes_the_place(sibling, found):
+            if stat.S_ISREG(sibling.st_mode) and supersedes(sibling, found):
                 others.append(Validators.of(State.of(sibling)).etag)
     return Validators.of(State.of(found), tuple(others))
 

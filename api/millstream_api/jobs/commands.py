@@ -61,7 +61,7 @@ class Commands:
         return submitted
 
     async def _submit(self, who: Principal, request: Submit, job: str, follow: bool) -> Submitted:
-        who.need("submit")
+        who.require("submit")
         if self.draining.is_set():
             raise Problem(
                 "draining", "This server is restarting; connect again and repeat the request.", retry_after_s=1
@@ -92,7 +92,7 @@ class Commands:
             raise unavailable() from None
 
     async def get(self, who: Principal, job: str) -> Snapshot:
-        who.need("read")
+        who.require("read")
         try:
             snapshot = await self.store.snapshot(job, who.owner)
         except StoreUnavailable:
@@ -140,7 +140,7 @@ class Commands:
         self, who: Principal, *, status: str = "", analysis: str = "", limit: int = 50, before: str = ""
     ) -> list[Snapshot]:
         """The owner's jobs, newest first; fewer than `limit` when there are no more, or when they are large."""
-        who.need("read")
+        who.require("read")
         try:
             return await self.store.jobs(
                 who.owner,
@@ -157,14 +157,14 @@ class Commands:
             raise unavailable() from None
 
     async def cancel(self, who: Principal, request: Cancel) -> Snapshot:
-        who.need("submit")
+        who.require("submit")
         try:
             snapshot = await self.store.cancel(request.job, who.owner, request.reason)
         except StoreUnavailable:
             raise unavailable() from None
         return _found(request.job, snapshot)
 
-    async def cancel_left(self, who: Principal, job: str) -> None:
+    async def cancel_after_disconnect(self, who: Principal, job: str) -> None:
         """Cancel a job whose client has left, and wanted that. A server that drains was left by nobody."""
         if self.draining.is_set():
             return
@@ -175,7 +175,7 @@ class Commands:
 
     async def attach(self, who: Principal, request: Attach) -> Page:
         """Make this node hear of a job; the page has no events yet, but says whether the log holds the cursor."""
-        who.need("read")
+        who.require("read")
         after = read_cursor(request.after)
         terminal_only = request.events == "terminal"
         try:
@@ -225,7 +225,7 @@ def unavailable() -> Problem:
     return Problem("store_unavailable", "The store cannot be reached at the moment. Try again.", retry_after_s=1)
 
 
-def leaving_cancels(request: Submit, submitted: Submitted) -> bool:
+def cancels_on_disconnect(request: Submit, submitted: Submitted) -> bool:
     """Is the job cancelled when the client of this submit leaves? Of a duplicate it was the first submit's to say."""
     return request.on_disconnect == "cancel" and not submitted.duplicate
 

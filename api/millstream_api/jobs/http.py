@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from millstream.apikeys import Principal
-from millstream.protocol.errors import ENDS, Problem
+from millstream.protocol.errors import JOB_FAILURES, Problem
 from millstream.protocol.jobs import Snapshot, Status
 from millstream.protocol.messages import Attach, Cancel, Events, Submit, invalid_params
 from millstream.store.store import Submitted, new_job_id
@@ -34,7 +34,7 @@ def commands_of(request: Request) -> Commands:
 
 def who_asks(request: Request) -> Principal:
     """Whose request this is. Raises Problem unauthorized."""
-    return commands_of(request).keys.who(request.headers.get("authorization"))
+    return commands_of(request).keys.authenticate(request.headers.get("authorization"))
 
 
 async def one_submit(
@@ -146,7 +146,7 @@ async def submit(
         submitted = await commands.submit(who, body, new_job_id(), follow=False)
         snapshot = await commands.snapshot(submitted.job)
         return _json(snapshot.as_dict(), 202, _submitted_headers(commands, submitted))
-    who.need("read")
+    who.require("read")
     stream = Stream(commands)
     submitted = await stream.submit(who, body.model_copy(update={"events": "terminal"}))
     ending = asyncio.ensure_future(stream.end())
@@ -233,7 +233,7 @@ async def events(
     "/jobs/{job}/result",
     responses={
         200: {"content": {"application/json": {"schema": {}}}, "description": "the bare result"},
-        **problems(*GENERAL, "job_not_found", "invalid_params", "result_not_ready", *ENDS),
+        **problems(*GENERAL, "job_not_found", "invalid_params", "result_not_ready", *JOB_FAILURES),
     },
 )
 async def result(who: Who, commands: Do, job: JobPath) -> Response:
@@ -246,7 +246,7 @@ async def result(who: Who, commands: Do, job: JobPath) -> Response:
     if snapshot.status is Status.SUCCEEDED:
         return _json(snapshot.result)
     error = snapshot.error or {"code": "cancelled", "message": "The job was cancelled; its last event says why."}
-    code = error["code"] if error["code"] in (*ENDS, "invalid_params") else "analysis_error"
+    code = error["code"] if error["code"] in (*JOB_FAILURES, "invalid_params") else "analysis_error"
     raise Problem(code, error["message"], error.get("errors", []))
 
 
@@ -270,14 +270,14 @@ async def analysis(_: Who, commands: Do, name: str) -> Response:
 @router.get("/workers", response_model=list[WorkerInfo], responses=problems(*GENERAL))
 async def workers(who: Who, commands: Do) -> Response:
     """The live workers, by their last heartbeat."""
-    who.need("admin")
+    who.require("admin")
     return _json((await commands.fleet()).workers)
 
 
 @router.get("/queues", response_model=list[QueueInfo], responses=problems(*GENERAL))
 async def queues(who: Who, commands: Do) -> Response:
     """How full the queues are."""
-    who.need("admin")
+    who.require("admin")
     return _json((await commands.fleet()).queues)
 
 

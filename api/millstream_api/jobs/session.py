@@ -44,7 +44,7 @@ class Exchange:
     """One frame of a client and the answers to it; those to a batch leave together (JSON-RPC 2.0 §6)."""
 
     batch: bool
-    open: int
+    pending: int
     answers: list[str] = field(default_factory=list)
     starts: list[Callable[[], None]] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class Session(Reader, Protocol):
     """What the two modes have in common, as api/millstream_api/jobs/websocket.py drives them."""
 
     followers: dict[str, Follower]
-    cancel_on_leave: set[str]
+    cancel_on_disconnect: set[str]
     waits_for_room: bool  # where nothing can be refused, a job waits until the queue takes it
 
     @property
@@ -107,7 +107,7 @@ class RpcSession:
 
     def __init__(self, bounds: Bounds, new_job_id: Callable[[], str], wake: Callable[[], None]) -> None:
         self.followers: dict[str, Follower] = {}
-        self.cancel_on_leave: set[str] = set()
+        self.cancel_on_disconnect: set[str] = set()
         self._bounds = bounds
         self._new_job_id = new_job_id
         self._wake = wake
@@ -166,12 +166,12 @@ class RpcSession:
         exchange = command.exchange
         assert exchange is not None
         self._commands -= 1
-        exchange.open -= 1
+        exchange.pending -= 1
         if command.expects_reply:
             exchange.answers.append(answer)
         if start:
             exchange.starts.append(start)
-        if exchange.open == 0:
+        if exchange.pending == 0:
             if exchange.answers:
                 self._send(f"[{','.join(exchange.answers)}]" if exchange.batch else exchange.answers[0])
             for begin in exchange.starts:
@@ -211,7 +211,7 @@ class RpcSession:
 
     def leave(self, follower: Follower) -> None:
         self._in_flight.discard(follower.job)
-        self.cancel_on_leave.discard(follower.job)
+        self.cancel_on_disconnect.discard(follower.job)
         if self.followers.get(follower.job) is follower:
             del self.followers[follower.job]
 
@@ -255,7 +255,7 @@ class PlainSession:
 
     def __init__(self, analysis: str, bounds: Bounds, new_job_id: Callable[[], str], wake: Callable[[], None]) -> None:
         self.followers: dict[str, Follower] = {}
-        self.cancel_on_leave: set[str] = set()
+        self.cancel_on_disconnect: set[str] = set()
         self._analysis = analysis
         self._bounds = bounds
         self._new_job_id = new_job_id

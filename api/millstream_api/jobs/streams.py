@@ -16,12 +16,12 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from millstream.apikeys import ANYBODY, Principal
+from millstream.apikeys import ANONYMOUS, Principal
 from millstream.protocol.events import START, Event
 from millstream.protocol.jobs import Page, Snapshot
 from millstream.protocol.messages import Attach, Submit, read_cursor
 from millstream.store.store import Submitted, new_job_id
-from millstream_api.jobs.commands import Commands, leaving_cancels
+from millstream_api.jobs.commands import Commands, cancels_on_disconnect
 from millstream_api.jobs.hub import Follower, State
 
 HEARTBEAT_S = 15
@@ -82,12 +82,12 @@ class Stream:
         self._bytes = 0
         self._wake = asyncio.Event()
         self._follower: Follower | None = None
-        self._who = ANYBODY
-        self._cancel_on_leave = False
+        self._who = ANONYMOUS
+        self._cancel_on_disconnect = False
 
     async def submit(self, who: Principal, request: Submit) -> Submitted:
         """Submit a job; its events follow, from its first. Raises Problem."""
-        who.need("read")
+        who.require("read")
         self._who = who
         job = new_job_id()
         self._follower = self._hub.follow(job, self, terminal_only=request.events == "terminal")
@@ -95,7 +95,7 @@ class Stream:
         if submitted.duplicate:
             self._hub.drop(self._follower, forget=False)
             self._follower = self._hub.follow(submitted.job, self, terminal_only=request.events == "terminal")
-        self._cancel_on_leave = leaving_cancels(request, submitted)
+        self._cancel_on_disconnect = cancels_on_disconnect(request, submitted)
         self._follower.start(START, behind=True)
         return submitted
 
@@ -125,7 +125,7 @@ class Stream:
         draining = asyncio.ensure_future(self._commands.draining.wait())
         draining.add_done_callback(lambda _: self._wake.set())
         try:
-            while self._commands.keys.hold(self._who):
+            while self._commands.keys.is_still_valid(self._who):
                 self._wake.clear()
                 if follower.state is State.BEHIND:
                     await self._commands.catch_up(follower)
@@ -167,8 +167,8 @@ class Stream:
         if follower := self._follower:
             ended = follower.state is State.DONE
             self._hub.drop(follower)
-            if left and not ended and self._cancel_on_leave:
-                await self._commands.cancel_left(self._who, follower.job)
+            if left and not ended and self._cancel_on_disconnect:
+                await self._commands.cancel_after_disconnect(self._who, follower.job)
 
     # The hub's reader.
 

@@ -12,12 +12,12 @@ import structlog
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from millstream.apikeys import LOOK_S, Principal
+from millstream.apikeys import RELOAD_INTERVAL_S, Principal
 from millstream.protocol.errors import Problem
 from millstream.protocol.events import START
 from millstream.protocol.messages import SOCKET, Attach, Submit, read_cursor
 from millstream.store.store import Submitted, new_job_id
-from millstream_api.jobs.commands import Commands, leaving_cancels
+from millstream_api.jobs.commands import Commands, cancels_on_disconnect
 from millstream_api.jobs.hub import Follower, State
 from millstream_api.jobs.session import Bounds, Command, PlainSession, RpcSession, Session
 from millstream_api.problems import problem_response
@@ -27,7 +27,7 @@ log = structlog.get_logger("millstream.api")
 PROTOCOL = "millstream.v1"
 BEARER = "bearer."
 POLICY, OVERLOADED, RESTARTING = 1008, 1013, 1012
-ROOM = ("queue_full", "too_many_in_flight", "rate_limited")  # there will be room again
+TRANSIENT_REFUSALS = ("queue_full", "too_many_in_flight", "rate_limited")  # there will be room again
 
 
 class Sockets:
@@ -44,7 +44,7 @@ class Sockets:
         try:
             _check_origin(websocket, settings.origins)
             offered = websocket.scope["subprotocols"]
-            who = self._commands.keys.who(websocket.headers.get("authorization"), key=_offered_key(offered))
+            who = self._commands.keys.authenticate(websocket.headers.get("authorization"), key=_offered_key(offered))
             protocol = _choose_protocol(offered)
         except Problem as problem:
             await _refuse(websocket, problem_response(problem, SOCKET))
@@ -74,8 +74,8 @@ class Sockets:
         """For ever: close the sockets of keys that were revoked or have expired."""
         keys = self._commands.keys
         while True:
-            await asyncio.sleep(LOOK_S)
-            gone = {who for who in {socket.who for socket in self._open} if not keys.hold(who)}
+            await asyncio.sleep(RELOAD_INTERVAL_S)
+            gone = {who for who in {socket.who for socket in self._open} if not keys.is_still_valid(who)}
             for socket in tuple(self._open):
                 if socket.who in gone:
                     socket.end(POLICY)
@@ -127,8 +127,8 @@ class Socket:
         self._left = True
         for follower in tuple(self.session.followers.values()):
             self._hub.drop(follower)
-        for job in tuple(self.session.cancel_on_leave):
-            await self._commands.cancel_left(self.who, job)
+        for job in tuple(self.session.cancel_on_disconnect):
+            await self._commands.cancel_after_disconnect(self.who, job)
 
     async def drain(self) -> None:
         """Say when to reconnect, send what is owed, close. A plain client is owed an answer to every frame it sent."""
@@ -192,12 +192,12 @@ class Socket:
             self.session.submitted_as(command, submitted.job)
             known = self.session.followers.get(submitted.job)
             follower = known or self._follow(submitted.job, request.events == "terminal")
-        if leaving_cancels(request, submitted):
-            self.session.cancel_on_leave.add(submitted.job)
+        if cancels_on_disconnect(request, submitted):
+            self.session.cancel_on_disconnect.add(submitted.job)
         if self._left:
             self._hub.drop(follower)
-            if leaving_cancels(request, submitted):
-                await self._commands.cancel_left(self.who, submitted.job)
+            if cancels_on_disconnect(request, submitted):
+                await self._commands.cancel_after_disconnect(self.who, submitted.job)
             return
         result = {
             "job": submitted.job,
@@ -219,7 +219,7 @@ class Socket:
             try:
                 return await self._commands.submit(self.who, request, job)
             except Problem as problem:
-                if self._left or not self.session.waits_for_room or problem.slug not in ROOM:
+                if self._left or not self.session.waits_for_room or problem.slug not in TRANSIENT_REFUSALS:
                     raise
             await asyncio.sleep(random.uniform(0.05, 0.15))
 

@@ -4,7 +4,7 @@ import re
 from html import escape
 from typing import Any
 
-from millstream.protocol.errors import ENDS, KINDS, Kind
+from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES, ProblemType
 from millstream_api.jobs.schemas import EVENT_DATA
 
 STYLE = """
@@ -35,7 +35,7 @@ def _problem_table() -> str:
     rows = "".join(
         f"<tr><td><a href='/problems/{slug}'><code>{slug}</code></a>"
         f"<td>{kind.status}<td>{kind.code or ''}<td>{escape(kind.title)}"
-        for slug, kind in {**KINDS, **ENDS}.items()
+        for slug, kind in {**PROBLEM_TYPES, **JOB_FAILURES}.items()
     )
     return f"<table><tr><th>Problem<th>HTTP<th>JSON-RPC<th></tr>{rows}</table>"
 
@@ -44,7 +44,7 @@ def problem_list_page() -> str:
     return _page("Problems", _problem_table())
 
 
-def problem_page(slug: str, kind: Kind) -> str:
+def problem_page(slug: str, kind: ProblemType) -> str:
     """What a kind of problem means, and what to do."""
     code = f", JSON-RPC code {kind.code}" if kind.code else ""
     body = (

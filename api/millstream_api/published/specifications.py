@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from millstream.protocol.errors import ENDS, KINDS
+from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES
 from millstream.protocol.messages import METHODS, Submit
 from millstream_api.jobs.schemas import EVENT_DATA, NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
 from millstream_api.problems import problems
@@ -60,7 +60,7 @@ def publish(app: FastAPI) -> None:
 
     @app.get("/problems/{slug}", include_in_schema=False)
     async def problem(slug: str) -> Response:
-        kind = KINDS.get(slug) or ENDS.get(slug)
+        kind = PROBLEM_TYPES.get(slug) or JOB_FAILURES.get(slug)
         if kind is None:
             raise HTTPException(404, "Not Found")
         return HTMLResponse(problem_page(slug, kind))
@@ -310,7 +310,7 @@ def _request_schema(method: str, params: dict[str, str], *, notification: bool =
 
 
 def _error_schema(problem: dict[str, str]) -> dict[str, Any]:
-    codes = [kind.code for kind in KINDS.values()]
+    codes = [kind.code for kind in PROBLEM_TYPES.values()]
     error = {
         "type": "object",
         "required": ["code", "message"],

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from millstream_api.wire.answers import Answer
 from millstream_api.wire.backpressure import ClientGone, drained
 from millstream_api.wire.pagecache import Cut, read
-from millstream_api.wire.zerocopy import copy
+from millstream_api.wire.zerocopy import send_span
 
 ANSWER = "millstream.answer"
 SMALL = 32 * 1024  # up to here one read and one write, with the head, beat sendfile
@@ -36,7 +36,7 @@ async def answer(cycle: RequestResponseCycle, message: Message, stall_s: float) 
         if isinstance(part, bytes):
             transport.write(part)
         elif part.length > SMALL:
-            await copy(cycle, message["file"], part, message["sent"], stall_s)
+            await send_span(cycle, message["file"], part, message["sent"], stall_s)
         else:
             try:
                 transport.write(await read(message["file"], part))

@@ -7,7 +7,7 @@ a system call, a packet and a wake-up of the client for each.
 import asyncio
 from typing import Any
 
-MOST = 64 * 1024  # bytes that are held
+MAX_BUFFERED_BYTES = 64 * 1024  # bytes that are held
 
 
 class Corked:
@@ -30,7 +30,7 @@ class Corked:
     def write(self, data: bytes | bytearray) -> None:
         if not data:
             return
-        if len(data) > MOST:
+        if len(data) > MAX_BUFFERED_BYTES:
             self.flush()
             self._send(data)
             return
@@ -38,7 +38,7 @@ class Corked:
             self._loop.call_soon(self.flush)
         self._held.append(data)
         self._size += len(data)
-        if self._size > MOST:  # at once, so that the transport can say that it is full
+        if self._size > MAX_BUFFERED_BYTES:  # at once, so that the transport can say that it is full
             self.flush()
 
     def flush(self) -> None:

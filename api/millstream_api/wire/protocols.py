@@ -10,7 +10,7 @@ from websockets.http11 import Request as Handshake
 
 from millstream_api.problems import plain_problem
 
-NO_TOKEN = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")  # RFC 9110 §5.6.2
+NON_TOKEN_CHAR = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")  # RFC 9110 §5.6.2
 PROTOCOLS = "Sec-WebSocket-Protocol"
 
 
@@ -74,7 +74,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_connect(self, event: Handshake) -> None:
         offered = ",".join(event.headers.get_all(PROTOCOLS)).split(",")
-        tokens = [token for item in offered if (token := NO_TOKEN.sub("", item))]
+        tokens = [token for item in offered if (token := NON_TOKEN_CHAR.sub("", item))]
         if PROTOCOLS in event.headers:
             del event.headers[PROTOCOLS]
         if tokens:

@@ -13,7 +13,9 @@ from millstream_api.wire.pagecache import cached, read_ahead
 WINDOW = 512 * 1024  # what one stream sends before the others have their turn; the client finds it in a CPU's cache
 
 
-async def copy(cycle: RequestResponseCycle, file: int, span: Span, told: Callable[[int], None], stall_s: float) -> None:
+async def send_span(
+    cycle: RequestResponseCycle, file: int, span: Span, told: Callable[[int], None], stall_s: float
+) -> None:
     """Send these bytes behind what was written. Raises ClientGone, after ending the connection."""
     transport = cycle.transport
     await asyncio.sleep(0)  # requests that came together are answered together: the client is woken less often

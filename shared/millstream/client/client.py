@@ -74,7 +74,7 @@ class Job:
         snapshot: dict[str, Any] = await self._client.call("job.cancel", {"job": self.id, "reason": reason})
         return snapshot
 
-    def heard(self, event: Event) -> None:
+    def _deliver(self, event: Event) -> None:
         self.cursor = event["cursor"]
         self._queue.put_nowait(event)
 
@@ -139,7 +139,7 @@ class Client:
     def _watch(self, job: Job) -> Job:
         self._jobs[job.id] = job
         for event in self._early.pop(job.id, ()):
-            job.heard(event)
+            job._deliver(event)
         return job
 
     async def drop_connection(self) -> None:
@@ -201,14 +201,14 @@ class Client:
                 if error.slug != "job_not_found":  # the store is away, say
                     await asyncio.sleep(0.1)
                     continue
-                self._lose(job, error.detail)
+                self._fail_lost(job, error.detail)
             return
 
-    def _lose(self, job: Job, detail: str) -> None:
+    def _fail_lost(self, job: Job, detail: str) -> None:
         """The server knows the job no more: let whoever watches it have an end."""
         self._jobs.pop(job.id, None)
         error = {"code": "job_not_found", "message": detail}
-        job.heard({"job": job.id, "cursor": job.cursor, "type": "failed", "data": {"error": error}})
+        job._deliver({"job": job.id, "cursor": job.cursor, "type": "failed", "data": {"error": error}})
 
     def _receive(self, message: dict[str, Any]) -> None:
         if "method" not in message:
@@ -221,7 +221,7 @@ class Client:
         elif message["method"] == "job.event":
             event = message["params"]
             if job := self._jobs.get(event["job"]):
-                job.heard(event)
+                job._deliver(event)
                 if event["type"] in TERMINAL:
                     del self._jobs[event["job"]]
             else:
@@ -232,7 +232,7 @@ class Client:
             snapshot = gap["snapshot"]
             ended = snapshot and snapshot["status"] in TERMINAL and gap["replay_from"] == snapshot["cursor"]
             if (snapshot is None or ended) and (job := self._jobs.get(gap["job"])):
-                self._lose(job, "The store has lost the job, or its end.")
+                self._fail_lost(job, "The store has lost the job, or its end.")
 
 
 def _attach(job: Job) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProblemType:
     """One kind of error: its JSON-RPC 2.0 code (§5.1 of that specification), its HTTP status, its title, and what its
     page at /problems/<slug> says: where it comes from, what to do.
     """
@@ -22,93 +22,93 @@ class Kind:
     cure: str
 
 
-KINDS: dict[str, Kind] = {
-    "parse_error": Kind(
+PROBLEM_TYPES: dict[str, ProblemType] = {
+    "parse_error": ProblemType(
         -32700, 400, "The message is not JSON",
         "The frame or body could not be read as JSON, or is nested deeper than 200 levels.",
         "Send one JSON document, in UTF-8, without NaN or Infinity.",
     ),
-    "invalid_request": Kind(
+    "invalid_request": ProblemType(
         -32600, 400, "The message is not a valid request",
         "It is JSON, but not a request: a member is missing or of the wrong type.",
         "On the socket send JSON-RPC 2.0 requests; over HTTP send the body as application/json.",
     ),
-    "method_not_found": Kind(
+    "method_not_found": ProblemType(
         -32601, 400, "There is no such method",
         "The method's name is not one of this server's.",
         "The detail lists the methods there are.",
     ),
-    "invalid_params": Kind(
+    "invalid_params": ProblemType(
         -32602, 422, "The parameters are not what is expected",
         "A parameter is missing, unknown, or not what the method or the analysis expects.",
         "Each entry of errors points at one; GET /analyses/{name} has the JSON Schema of an analysis' parameters.",
     ),
-    "internal_error": Kind(
+    "internal_error": ProblemType(
         -32603, 500, "Something went wrong on the server",
         "A defect in the server; it has been logged there.",
         "Try again; if it stays, tell the operator when it happened.",
     ),
-    "unauthorized": Kind(
+    "unauthorized": ProblemType(
         -32001, 401, "A valid key is needed",
         "No key was given, or it is not known, or it has expired.",
         "Send Authorization: Bearer KEY; the operator makes keys with millstream keys new.",
     ),
-    "forbidden": Kind(
+    "forbidden": ProblemType(
         -32003, 403, "This is not allowed",
         "The key lacks the scope that this needs, or a page of another origin tried to open a socket.",
         "Ask the operator for a key with the scope, or to list the origin in MILLSTREAM_ORIGINS.",
     ),
-    "unknown_analysis": Kind(
+    "unknown_analysis": ProblemType(
         -32004, 404, "There is no such analysis",
         "No worker has ever advertised an analysis of this name.",
         "GET /analyses (or analysis.list) lists them; a worker loads more with MILLSTREAM_ANALYSES.",
     ),
-    "job_not_found": Kind(
+    "job_not_found": ProblemType(
         -32005, 404, "There is no such job",
         "The id is wrong, the job belongs to another key, or its time to live is over.",
         "Use the id of a submit's answer; jobs are kept for an hour after their end (MILLSTREAM_KEEP_S).",
     ),
-    "result_not_ready": Kind(
+    "result_not_ready": ProblemType(
         -32008, 409, "The job has not ended yet",
         "The result was asked for before there is one.",
         "Follow the job's events, or submit with Prefer: wait=N.",
     ),
-    "idempotency_conflict": Kind(
+    "idempotency_conflict": ProblemType(
         -32009, 409, "The key was used for another request",
         "The same idempotency key came with other parameters.",
         "Use a new key for a new request, and the same request with the same key.",
     ),
-    "payload_too_large": Kind(
+    "payload_too_large": ProblemType(
         -32013, 413, "The message is too large",
         "The body is over the limit (MILLSTREAM_MAX_BODY_BYTES, 1 MiB by default).",
         "Send less, or refer to a file.",
     ),
-    "rate_limited": Kind(
+    "rate_limited": ProblemType(
         -32029, 429, "Too many requests",
         "This owner submits more often than the operator allows (MILLSTREAM_SUBMIT_RATE).",
         "Wait as long as Retry-After says.",
     ),
-    "too_many_in_flight": Kind(
+    "too_many_in_flight": ProblemType(
         -32031, 429, "Too many jobs are in flight",
         "This socket, or this owner, has as many unfinished jobs as it may have.",
         "Wait for some to end, or cancel some.",
     ),
-    "queue_full": Kind(
+    "queue_full": ProblemType(
         -32030, 503, "The queue is full",
         "As many jobs wait as may wait (MILLSTREAM_QUEUE_DEPTH).",
         "Try again later; the operator may start more workers.",
     ),
-    "draining": Kind(
+    "draining": ProblemType(
         -32032, 503, "The server is restarting",
         "This server was told to end, and takes nothing new.",
         "Connect again, in a moment, and repeat the request.",
     ),
-    "store_unavailable": Kind(
+    "store_unavailable": ProblemType(
         -32033, 503, "The store cannot be reached",
         "The server has lost its store, and waited for it in vain.",
         "Try again; with an idempotency key it is safe to repeat a submit.",
     ),
-    "no_workers": Kind(
+    "no_workers": ProblemType(
         -32034, 503, "No worker has ever been here",
         "No worker has told this store yet which analyses there are.",
         "Start a worker: millstream worker.",
@@ -116,26 +116,28 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 #: How jobs end without a result, where the result is asked for; invalid_params is above.
-ENDS: dict[str, Kind] = {
-    "analysis_error": Kind(
+JOB_FAILURES: dict[str, ProblemType] = {
+    "analysis_error": ProblemType(
         0, 500, "The analysis failed", "The analysis raised an error; the detail is its message.", "That depends on it."
     ),
-    "timeout": Kind(
+    "timeout": ProblemType(
         0, 504, "The job took too long", "An attempt ran longer than it may.", "Submit it with a larger timeout_s."
     ),
-    "attempts_exhausted": Kind(
+    "attempts_exhausted": ProblemType(
         0, 500, "No attempt was successful", "Every attempt was lost with its worker, or asked for another one.",
         "Look at the job's events; submit it again with a larger max_attempts.",
     ),
-    "result_too_large": Kind(
+    "result_too_large": ProblemType(
         0, 500, "The result is too large", "A result, an event or the whole log is over its limit.",
         "The analysis should send its result in chunks, or write a file.",
     ),
-    "expired": Kind(
+    "expired": ProblemType(
         0, 504, "The job waited too long", "No worker took the job within its life (MILLSTREAM_LIFE_S).",
         "See that a worker runs which knows the analysis, and submit it again.",
     ),
-    "cancelled": Kind(0, 410, "The job was cancelled", "Somebody cancelled it.", "Submit it again if that was wrong."),
+    "cancelled": ProblemType(
+        0, 410, "The job was cancelled", "A client cancelled it.", "Submit it again if that was wrong."
+    ),
 }  # fmt: skip
 
 
@@ -150,7 +152,7 @@ def pointer(steps: Iterable[str | int]) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
-def wrong_members(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def validation_errors(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What pydantic's `errors()` tells, as `errors` of a Problem has it, in the words of JSON."""
     return [{"pointer": pointer(item["loc"]), "detail": IN_JSON.get(item["type"], item["msg"])} for item in found]
 
@@ -178,16 +180,16 @@ class Problem(Exception):
         return self.detail
 
     @property
-    def kind(self) -> Kind:
-        return KINDS.get(self.slug) or ENDS[self.slug]
+    def type(self) -> ProblemType:
+        return PROBLEM_TYPES.get(self.slug) or JOB_FAILURES[self.slug]
 
     def document(self, instance: str | None = None) -> dict[str, Any]:
         """The RFC 9457 problem object, the same on every transport."""
-        kind = self.kind
+        problem_type = self.type
         document: dict[str, Any] = {
             "type": f"/problems/{self.slug}",
-            "title": kind.title,
-            "status": kind.status,
+            "title": problem_type.title,
+            "status": problem_type.status,
             "detail": self.detail,
         }
         if instance is not None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import from_json, to_json
 
-from millstream.protocol.errors import Problem, sentence, wrong_members
+from millstream.protocol.errors import Problem, sentence, validation_errors
 from millstream.protocol.events import Cursor, Event
 from millstream.protocol.jobs import Priority
 
@@ -162,7 +162,7 @@ def _request(document: Any) -> Call | Fault:
 
 def invalid_params(what: str, error: ValidationError) -> Problem:
     """Say what pydantic found wrong in the parameters of `what`, member by member."""
-    errors = wrong_members(error.errors())
+    errors = validation_errors(error.errors())
     return Problem("invalid_params", f"{what}: {sentence(errors)}.", errors)
 
 
@@ -187,7 +187,7 @@ def encode_result(id: Id, result: Mapping[str, Any] | list[Any]) -> str:
 
 
 def encode_error(id: Id, problem: Problem) -> str:
-    error = {"code": problem.kind.code, "message": problem.detail, "data": problem.document(SOCKET)}
+    error = {"code": problem.type.code, "message": problem.detail, "data": problem.document(SOCKET)}
     return f'{{"jsonrpc":"2.0","error":{to_json(error).decode()},"id":{to_json(id).decode()}}}'
 
 

@@ -26,7 +26,7 @@ SCRIPTS = (
     "submit", "claim", "abort", "append", "finish", "requeue", "cancel", "attach", "detach", "snapshot", "positions",
     "renew", "advertise", "jobs", "queues", "expire",
 )  # fmt: skip
-ANYONE = "*"
+ANY_OWNER = "*"
 
 
 def new_job_id() -> str:
@@ -97,7 +97,7 @@ class Claimed:
     adopted: bool
 
 
-class Fullness(NamedTuple):
+class LaneStats(NamedTuple):
     """How full one priority of a queue is: jobs that are due and wait, that run, and that are not due yet; the age of
     the oldest that waits, in seconds.
     """
@@ -151,19 +151,19 @@ class Store:
         scripts = self._scripts.values()
         await asyncio.gather(*(self.pipeline.call("SCRIPT", "LOAD", script.text) for script in scripts))
 
-    async def doubts(self) -> list[str]:
+    async def durability_warnings(self) -> list[str]:
         """What about this store does not keep the promise that nothing accepted is lost."""
         try:
             reply = await self.pipeline.call("CONFIG", "GET", "maxmemory-policy", "appendonly")
         except (hiredis.ReplyError, StoreUnavailable):
             return []  # a hosted store may not say
         found = dict(zip(reply[::2], reply[1::2], strict=True))
-        doubts = []
+        warnings = []
         if found.get(b"maxmemory-policy", b"noeviction") != b"noeviction":
-            doubts.append("maxmemory-policy is not noeviction: the store may throw jobs away when its memory is full")
+            warnings.append("maxmemory-policy is not noeviction: the store may throw jobs away when its memory is full")
         if found.get(b"appendonly", b"yes") != b"yes":
-            doubts.append("appendonly is not yes: jobs are lost when the store is restarted")
-        return doubts
+            warnings.append("appendonly is not yes: jobs are lost when the store is restarted")
+        return warnings
 
     async def run(self, name: str, keys_: Sequence[str], *arguments: Argument, patience_s: float | None = None) -> Any:
         """Run a script. Raises StoreUnavailable when the store stays away for longer than `patience_s`."""
@@ -227,7 +227,7 @@ class Store:
             case _:
                 raise AssertionError(reply)
 
-    async def snapshot(self, job: str, owner: str = ANYONE) -> Snapshot | None:
+    async def snapshot(self, job: str, owner: str = ANY_OWNER) -> Snapshot | None:
         reply = await self.run("snapshot", (), job, owner)
         return read_snapshot(job, reply) if reply else None
 
@@ -241,7 +241,7 @@ class Store:
         job: str,
         after: Cursor = START,
         *,
-        owner: str = ANYONE,
+        owner: str = ANY_OWNER,
         node: str = "",
         terminal_only: bool = False,
         limit: int = 1000,
@@ -287,11 +287,11 @@ class Store:
         beats = await self.pipeline.call("MGET", *(keys.WORKER + name.decode() for name in names))
         return [beat for beat in beats if beat]
 
-    async def queues(self, names: Sequence[str]) -> dict[str, list[Fullness]]:
+    async def queues(self, names: Sequence[str]) -> dict[str, list[LaneStats]]:
         """How full each queue is, for each priority."""
         lanes = [keys.lane(name, priority) for name in names for priority in PRIORITIES]
         flat = await self.run("queues", lanes)
-        rows = [Fullness(flat[n], flat[n + 1], flat[n + 2], flat[n + 3] / 1000) for n in range(0, len(flat), 4)]
+        rows = [LaneStats(flat[n], flat[n + 1], flat[n + 2], flat[n + 3] / 1000) for n in range(0, len(flat), 4)]
         return {name: rows[3 * n : 3 * n + 3] for n, name in enumerate(names)}
 
     async def expire(self, queue: str) -> None:

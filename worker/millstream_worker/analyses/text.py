@@ -123,9 +123,9 @@ class Tally:
         self.characters += len(block)
         self.lines += len(block.splitlines()) - self.in_line
         self.in_line = block[-1:].splitlines() != [""]
-        self._count(self._words(block))
+        self._count(self._message(block))
 
-    def _words(self, block: str) -> list[str]:
+    def _message(self, block: str) -> list[str]:
         """The words of the block. Sentences are counted on the way: each at its first word."""
         found: list[str] = []
         for number, stretch in enumerate(SENTENCE_END.split(block)):

@@ -46,7 +46,7 @@ local function write(job, attempt, kind, data)
   if TERMINAL[kind] then publish(job, 'watch_end', payload) end
 end
 
--- Wakes one idle worker of a queue, for what is due before it would look by itself (engine.py, LOOK_S). A bell that
+-- Wakes one idle worker of a queue, for what is due before it would look by itself (engine.py, IDLE_POLL_S). A bell that
 -- still rings is enough: nobody is waiting then, or it would have been heard, and whoever hears it, and has no slot left
 -- for all that is due, rings again (claim).
 local function ring(queue)
