@@ -122,7 +122,7 @@ class Processes:
 
     async def api(self, store: Process, port: int | None = None, **environment: str) -> Process:
         port = port or free_port()
-        arguments = [sys.executable, "-m", "millstream_api", "--port", str(port)]
+        arguments = [sys.executable, "-P", "-m", "millstream_api", "--port", str(port)]
         settings = {"MILLSTREAM_REDIS_URL": store.url, **environment}
         process = await self._start("api", arguments, settings, f"http://127.0.0.1:{port}")
         await self.answers(process)
@@ -131,7 +131,7 @@ class Processes:
     async def worker(self, store: Process, **environment: str) -> Process:
         """A worker that has announced itself. Its name in events and heartbeats ends up in `url`."""
         settings = {"MILLSTREAM_REDIS_URL": store.url, "MILLSTREAM_LEASE_S": "2", **environment}
-        process = await self._start("worker", [sys.executable, "-m", "millstream_worker"], settings, "")
+        process = await self._start("worker", [sys.executable, "-P", "-m", "millstream_worker"], settings, "")
         async with redis.Redis.from_url(store.url) as client:
 
             async def announced() -> bool:

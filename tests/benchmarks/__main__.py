@@ -68,7 +68,7 @@ class Turn:
         """Start as many workers as are lacking to this number."""
         if self.name == "millstream":
             data = str(self.processes.directory)
-            running = sum(process.arguments[-1] == "worker" for process in self.processes.started)
+            running = sum(process.arguments[-1] == "millstream_worker" for process in self.processes.started)
             for _ in range(number - running):
                 await self.processes.worker(self.store, MILLSTREAM_LEASE_S="10", MILLSTREAM_DATA_DIR=data)
             return

@@ -219,7 +219,7 @@ async def test_the_key_that_a_browser_offers_is_never_echoed(guarded: Guarded) -
 async def millstream(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """Run the command; returns its exit code and what it wrote."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from millstream.command.main import main; main()", *arguments,
+        sys.executable, "-c", "from millstream.command import main; main()", *arguments,
         env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()
@@ -293,7 +293,7 @@ async def test_the_command_refuses_what_makes_no_key(tmp_path: Path, arguments: 
 
 async def api_says(*arguments: str, **environment: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "millstream_api", *arguments, env={**os.environ, **environment},
+        sys.executable, "-P", "-m", "millstream_api", *arguments, env={**os.environ, **environment},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     async with asyncio.timeout(15):
@@ -323,7 +323,7 @@ async def test_a_public_address_is_taken_with_keys_or_when_it_is_meant_so(
 ) -> None:
     for settings in ({"MILLSTREAM_INSECURE": "true"}, {"MILLSTREAM_API_KEYS_FILE": str(guarded.file)}):
         port = free_port()
-        arguments = [sys.executable, "-m", "millstream_api", "--host", "0.0.0.0", "--port", str(port)]
+        arguments = [sys.executable, "-P", "-m", "millstream_api", "--host", "0.0.0.0", "--port", str(port)]
         environment = {"MILLSTREAM_REDIS_URL": stack.store.url, **settings}
         process = Process(
             arguments, environment, processes.directory / f"public-{port}.log", f"http://127.0.0.1:{port}"

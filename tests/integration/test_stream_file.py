@@ -145,7 +145,7 @@ async def test_a_client_that_leaves_frees_its_file(stack: Stack, data: Path) -> 
 async def test_a_data_directory_that_is_none_is_told_at_the_start(tmp_path: Path, tier: str) -> None:
     (tmp_path / "file").touch()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", tier, env={**os.environ, "MILLSTREAM_DATA_DIR": str(tmp_path / "file")},
+        sys.executable, "-P", "-m", tier, env={**os.environ, "MILLSTREAM_DATA_DIR": str(tmp_path / "file")},
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     async with asyncio.timeout(20):

@@ -1,10 +1,8 @@
 """`@analysis`: what its author writes, what becomes of it, and what is refused at once and in words."""
 
 import json
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -13,7 +11,6 @@ from pydantic import BaseModel, Field, ValidationError
 
 from millstream import Context, analysis
 from millstream.authoring.analysis import MARK, Analysis, find_analyses
-from millstream_worker.app import load_analyses
 
 
 @dataclass
@@ -184,23 +181,3 @@ def test_two_analyses_of_one_name_are_refused() -> None:
 
     with pytest.raises(TypeError, match=r"m: two analyses are called 'measure'"):
         find_analyses(module("m", measure=measure, other=other))
-
-
-def test_a_worker_loads_the_box_and_the_modules_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mine", module("mine", measure=measure))
-    assert {"process", "text.stats"} <= set(load_analyses(""))
-    assert "measure" in load_analyses(" mine , mine,")
-
-
-def test_a_worker_refuses_one_name_from_two_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    @analysis("process")
-    async def mine(ctx: Context) -> None: ...
-
-    monkeypatch.setitem(sys.modules, "mine", module("mine", mine=mine))
-    with pytest.raises(TypeError, match=r"mine: an analysis called 'process' is already there"):
-        load_analyses("mine")
-
-
-def test_a_module_that_is_not_there_is_an_import_error(tmp_path: Path) -> None:
-    with pytest.raises(ImportError):
-        load_analyses("no.such.module")

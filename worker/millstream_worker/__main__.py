@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from millstream.confined_fs import NoDirectory, ServedDirectory
 from millstream.settings import explain, settings_table
 from millstream.telemetry import set_up_logging
-from millstream_worker.app import alive, load_analyses, serve
+from millstream_worker.app import alive, serve
+from millstream_worker.loading import load_analyses
 from millstream_worker.settings import WorkerSettings
 
 app = App(
@@ -26,7 +27,9 @@ app = App(
 def worker(
     *,
     redis: Annotated[str | None, Parameter(help="the store; overrides MILLSTREAM_REDIS_URL")] = None,
-    analyses: Annotated[str | None, Parameter(help="modules to load; overrides MILLSTREAM_ANALYSES")] = None,
+    analyses: Annotated[
+        str | None, Parameter(help="modules or files (./x.py) to load; overrides MILLSTREAM_ANALYSES")
+    ] = None,
     check: Annotated[
         bool, Parameter(help="only say whether a worker of this host is alive, by exit code", negative="")
     ] = False,

@@ -1,19 +1,17 @@
 """A worker process: load the analyses, tell the API of them, run the engine until a signal comes."""
 
 import asyncio
-import importlib
 import os
 import secrets
 import signal
 import socket
 from contextlib import suppress
-from importlib.metadata import entry_points
 
 import redis
 import structlog
 from redis.exceptions import RedisError
 
-from millstream.authoring.analysis import Analysis, find_analyses
+from millstream.authoring.analysis import Analysis
 from millstream.heap import freeze_startup_heap
 from millstream.protocol.errors import StoreUnavailable
 from millstream.store import keys
@@ -42,25 +40,6 @@ def alive(settings: WorkerSettings) -> int:
         return 0
     print("No worker of this host has sent a heartbeat of late.")
     return 1
-
-
-def load_analyses(modules: str) -> dict[str, Analysis]:
-    """The analyses of the entry-point group `millstream.analyses` and of the named modules.
-
-    Raises ImportError for a module that is not there, TypeError for what cannot be an analysis or for a name given
-    twice.
-    """
-    found: dict[str, Analysis] = {}
-    names = [entry.value for entry in entry_points(group="millstream.analyses")]
-    names += [name.strip() for name in modules.split(",") if name.strip()]
-    for name in dict.fromkeys(names):
-        for key, analysis in find_analyses(importlib.import_module(name)).items():
-            if found.get(key, analysis) is not analysis:
-                raise TypeError(f"{name}: an analysis called {key!r} is already there, from another module.")
-            found[key] = analysis
-    if not found:
-        raise TypeError("There are no analyses to run: name modules with MILLSTREAM_ANALYSES.")
-    return found
 
 
 async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None:

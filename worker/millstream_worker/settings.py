@@ -9,7 +9,10 @@ class WorkerSettings(Settings):
     lease_s: float = Field(10, ge=0.3, description="a dead worker's jobs run elsewhere after this long, in seconds")
     max_jobs: int = Field(100, ge=1, description="jobs that one worker runs side by side (its slots)")
     queue: str = Field("default", description="the queue that this worker serves")
-    analyses: str = Field("", description="modules with analyses to load beside the installed ones, comma-separated")
+    analyses: str = Field(
+        "",
+        description="modules or files (./x.py) with analyses, beside the installed ones; comma-separated",
+    )
     timeout_s: float = Field(
         300, gt=0, description="how long one attempt may take where nothing else is said, in seconds"
     )

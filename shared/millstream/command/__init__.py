@@ -2,3 +2,17 @@
 
 It starts the tiers as processes of their own and imports neither.
 """
+
+import sys
+
+
+def main() -> None:
+    """Run the command, or say which packages it needs: clients and authors may have installed none of them."""
+    try:
+        from millstream.command.main import app
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("millstream"):
+            raise
+        print("The command needs more packages: pip install 'millstream[server]'", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(app())

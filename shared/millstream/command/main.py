@@ -72,13 +72,13 @@ def demo(
 @app.command(help_flags=[], version_flags=[])
 def api(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]) -> None:
     """Run one API process; 'millstream api --help' lists its settings."""
-    os.execv(sys.executable, [sys.executable, "-m", "millstream_api", *arguments])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "millstream_api", *arguments])
 
 
 @app.command(help_flags=[], version_flags=[])
 def worker(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]) -> None:
     """Run one worker; 'millstream worker --help' lists its settings."""
-    os.execv(sys.executable, [sys.executable, "-m", "millstream_worker", *arguments])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "millstream_worker", *arguments])
 
 
 keys = App(name="keys", help="API keys: who may use a server, and for what.", help_format="plaintext")
@@ -184,7 +184,3 @@ async def _run(
     finally:
         await supervisor.stop()
     return code
-
-
-def main() -> None:
-    sys.exit(app())

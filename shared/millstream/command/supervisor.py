@@ -42,7 +42,7 @@ class Child:
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *self.arguments, env={**os.environ, **self.environment},
+            sys.executable, "-P", "-m", *self.arguments, env={**os.environ, **self.environment},
             stdin=asyncio.subprocess.DEVNULL, start_new_session=True, preexec_fn=end_with_parent,
         )  # fmt: skip
 
@@ -92,8 +92,10 @@ class Supervisor:
             "MILLSTREAM_REDIS_URL": self.redis_url,
             "MILLSTREAM_DATA_DIR": str(self.data),
         }
-        self.api = Child("api", ["api", "--host", self.host, "--port", str(self.port)], environment)
-        self.worker_children = [Child(f"worker {n}", ["worker"], environment) for n in range(1, self.workers + 1)]
+        self.api = Child("api", ["millstream_api", "--host", self.host, "--port", str(self.port)], environment)
+        self.worker_children = [
+            Child(f"worker {n}", ["millstream_worker"], environment) for n in range(1, self.workers + 1)
+        ]
         for child in [self.api, *self.worker_children]:
             await child.start()
             self._keep(self._keep_child(child))
