@@ -56,7 +56,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = Store(settings.redis_url, name="api", limits=settings.limits, patience_s=settings.store_patience_s)
+        store = Store(settings.redis_url, name="api", limits=settings, patience_s=settings.store_patience_s)
         relay = Relay(settings.redis_url, store, check_s=settings.check_s)
         commands = Commands(settings, store, relay, Keys(settings.api_keys_file), draining)
         sockets = Sockets(commands)

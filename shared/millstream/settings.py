@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from millstream.store.limits import Limits
 
 
-class Settings(BaseSettings):
+class Settings(Limits, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MILLSTREAM_", env_file=".env", extra="ignore", frozen=True)
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="the store: redis://, rediss:// or unix://")
@@ -21,20 +21,7 @@ class Settings(BaseSettings):
     store_patience_s: float = Field(
         10, gt=0, description="how long a call waits through an outage of the store before it fails, in seconds"
     )
-    queue_depth: int = Field(100_000, ge=1, description="jobs that may wait or run in one queue and priority")
-    owner_in_flight: int = Field(10_000, ge=1, description="jobs of one owner that may wait or run")
-    log_events: int = Field(1_000_000, ge=10, description="events in one job's log")
-    log_bytes: int = Field(256 * 1024 * 1024, ge=1024, description="bytes of data in one job's log")
     event_bytes: int = Field(1024 * 1024, ge=1024, description="bytes of data in one event, a result included")
-    keep_s: float = Field(3600, ge=1, description="how long a job is kept after its end, in seconds")
-    life_s: float = Field(86_400, ge=1, description="how long a job may wait, and its log lives, in seconds")
-    submit_rate: float = Field(0, ge=0, description="submissions of one owner a second, on average; 0: no limit")
-    submit_burst: int = Field(100, ge=1, description="submissions that an owner may make at once, under a rate limit")
-    fair_window: int = Field(20, ge=1, description="waiting jobs of one owner that may stand before those of others")
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(**{field: getattr(self, field) for field in Limits.__dataclass_fields__})
 
 
 def settings_table(settings: type[Settings]) -> str:

@@ -65,7 +65,7 @@ async def claimed_again(store: Store, job: str, *, lease_s: float = LONG_S, work
 async def renew(store: Store, worker: str, lease_s: float, *jobs: Claimed) -> list[tuple[str, str]]:
     """A heartbeat; returns what was lost."""
     pairs = [part for job in jobs for part in (job.id, job.token)]
-    reply = await store.run("renew", (), worker, round(lease_s * 1000), b"{}", *pairs)
+    reply = await store.run("renew", rest=pairs, worker=worker, lease_ms=round(lease_s * 1000), heartbeat=b"{}")
     return [(id.decode(), token.decode()) for id, token in zip(reply[::2], reply[1::2], strict=True)]
 
 

@@ -191,7 +191,7 @@ async def test_only_what_waited_too_long_is_ended_of_a_long_lane(store: Store, c
 
 
 async def test_a_job_that_waited_longer_than_it_may_live_ends_as_expired(store: Store, client: Client) -> None:
-    short = await Store(store.pipeline.url, name="short", limits=Limits(life_s=0.1)).open(10)
+    short = await Store(store.pipeline.url, name="short", limits=Limits.model_construct(life_s=0.1)).open(10)
     job = a_job()
     await short.submit(job)
 

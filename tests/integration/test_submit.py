@@ -10,7 +10,7 @@ import pytest
 
 from millstream.protocol.errors import Problem
 from millstream.store.limits import Limits
-from millstream.store.store import Store
+from millstream.store.store import Store, UnexpectedReply
 from tests.integration.jobs import a_job, claim, events, everything, running, snapshot
 from tests.processes import until
 
@@ -18,7 +18,7 @@ from tests.processes import until
 @asynccontextmanager
 async def limited(store: Store, **limits: Any) -> AsyncIterator[Store]:
     """The same store under other limits."""
-    other = await Store(store.pipeline.url, name="limited", limits=Limits(**limits)).open(10)
+    other = await Store(store.pipeline.url, name="limited", limits=Limits.model_construct(**limits)).open(10)
     yield other
     await other.close()
 
@@ -144,3 +144,12 @@ async def test_every_key_of_a_new_job_has_a_time_to_live_but_its_lane_and_the_be
     await store.submit(a_job(key="k", fingerprint="f", owner="ann"))
     lasting = [key for key in await everything(store) if await store.pipeline.call("PTTL", key) == -1]
     assert sorted(lasting) == [b"arq:queue", b"ms:bell:default"]
+
+
+async def test_an_answer_that_is_not_known_is_taken_for_no_other(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def odd(*_: object, **__: object) -> list[object]:
+        return [b"paused", 3, -1]  # what a later version may say
+
+    monkeypatch.setattr(store, "run", odd)
+    with pytest.raises(UnexpectedReply, match="paused"):
+        await store.submit(a_job())

@@ -7,7 +7,7 @@ from arq import constants
 
 from millstream.protocol.jobs import PRIORITIES
 from millstream.store import keys
-from millstream.store.store import SCRIPTS, script_text
+from millstream.store.scripts import load_scripts
 
 #: The prefixes of keys that end in a name which others choose; none may reach into another's.
 PREFIXES = [
@@ -41,9 +41,9 @@ def test_the_most_urgent_priority_comes_first() -> None:
     assert PRIORITIES == ("high", "default", "low")
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", load_scripts())
 def test_a_script_names_keys_only_by_what_keys_py_calls_them(name: str) -> None:
-    text = script_text(name)
+    text = load_scripts()[name].text
     body = text.partition("-- What the scripts share")[2]
     code = "\n".join(line.partition("--")[0] for line in body.splitlines())
     assert "'ms:" not in code

@@ -8,6 +8,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from millstream.settings import Settings, explain, settings_table
+from millstream.store.limits import Limits
+from millstream.store.scripts import load_scripts
 from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
 
@@ -104,9 +106,11 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         WorkerSettings().lease_s = 5  # type: ignore[misc]
 
 
-def test_every_limit_of_the_store_is_a_setting_with_the_same_default() -> None:
-    limits = WorkerSettings().limits
-    for name in type(limits).__dataclass_fields__:
-        assert getattr(limits, name) == type(limits).__dataclass_fields__[name].default
-        changed = WorkerSettings(**{name: getattr(limits, name) + 1})
-        assert getattr(changed.limits, name) == getattr(limits, name) + 1
+def test_every_limit_of_the_store_is_a_setting_and_an_argument_of_the_scripts_that_name_it() -> None:
+    arguments = WorkerSettings().arguments()
+    taken = {name for script in load_scripts().values() for name in script.arguments}
+    for name in Limits.model_fields:
+        argument = f"{name.removesuffix('_s')}_ms" if name.endswith("_s") else name
+        assert argument in taken
+        changed = WorkerSettings(**{name: getattr(Limits(), name) + 1}).arguments()
+        assert {key for key in arguments if arguments[key] != changed[key]} == {argument}

@@ -50,7 +50,7 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
     store = Store(
         settings.redis_url,
         name=name,
-        limits=settings.limits,
+        limits=settings,
         patience_s=settings.store_patience_s,
         on_connect=lambda store: store.advertise(advertised),
     )

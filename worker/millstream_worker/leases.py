@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 
 from millstream.protocol.events import rfc3339
 from millstream.store import keys
-from millstream.store.store import script_text
+from millstream.store.pipeline import Argument
+from millstream.store.scripts import load_scripts
 
 log = structlog.get_logger("millstream.worker")
 
@@ -52,7 +53,8 @@ class Leases(threading.Thread):
         self._stopping = threading.Event()
         timeout = max(0.5, lease_s / 3)
         self._client = redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
-        self._renew = self._client.register_script(script_text("renew"))
+        self._script = load_scripts()["renew"]
+        self._renew = self._client.register_script(self._script.text)
 
     def run(self) -> None:
         failing = False
@@ -75,7 +77,9 @@ class Leases(threading.Thread):
                 log.error("the event loop hangs: its jobs are given up", stalled_s=round(stalled_s), jobs=len(held))
             return  # and no heartbeat: this worker is not well
         pairs = [part for pair in held for part in pair]
-        lost = self._renew(args=[self._worker, self._lease_ms, self._heartbeat(len(held)), *pairs])
+        heartbeat = self._heartbeat(len(held))
+        given: dict[str, Argument] = {"worker": self._worker, "lease_ms": self._lease_ms, "heartbeat": heartbeat}
+        lost = self._renew(args=self._script.bind(given, pairs))
         for id, token in zip(lost[::2], lost[1::2], strict=True):
             self._on_lost(id.decode(), token.decode())
 

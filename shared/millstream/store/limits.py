@@ -1,22 +1,32 @@
-"""What the store accepts and keeps, and how much of it an owner is told. No I/O."""
+"""What the store accepts and keeps: settings of both tiers, and arguments of the scripts, by the same names. No I/O."""
 
 import math
-from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a store accepts and keeps. Times in seconds."""
+class Limits(BaseModel):
+    """Times in seconds. A field is a setting (MILLSTREAM_<NAME>); a script that names it as an argument is given it."""
 
-    queue_depth: int = 100_000
-    owner_in_flight: int = 10_000
-    log_events: int = 1_000_000
-    log_bytes: int = 256 * 1024 * 1024
-    keep_s: float = 3600
-    life_s: float = 86_400
-    submit_rate: float = 0
-    submit_burst: int = 100
-    fair_window: int = 20
+    model_config = ConfigDict(frozen=True)
+
+    queue_depth: int = Field(100_000, ge=1, description="jobs that may wait or run in one queue and priority")
+    owner_in_flight: int = Field(10_000, ge=1, description="jobs of one owner that may wait or run")
+    log_events: int = Field(1_000_000, ge=10, description="events in one job's log")
+    log_bytes: int = Field(256 * 1024 * 1024, ge=1024, description="bytes of data in one job's log")
+    keep_s: float = Field(3600, ge=1, description="how long a job is kept after its end, in seconds")
+    life_s: float = Field(86_400, ge=1, description="how long a job may wait, and its log lives, in seconds")
+    submit_rate: float = Field(0, ge=0, description="submissions of one owner a second, on average; 0: no limit")
+    submit_burst: int = Field(100, ge=1, description="submissions that an owner may make at once, under a rate limit")
+    fair_window: int = Field(20, ge=1, description="waiting jobs of one owner that may stand before those of others")
+
+    def arguments(self) -> dict[str, int | float]:
+        """By the names that scripts use: a time `x_s` is `x_ms` there, in milliseconds."""
+        values = {name: getattr(self, name) for name in Limits.model_fields}
+        return {
+            f"{name[:-2]}_ms" if name.endswith("_s") else name: round(value * 1000) if name.endswith("_s") else value
+            for name, value in values.items()
+        }
 
     def rate_headers(self, tokens: int) -> dict[str, str]:
         """How much more may be submitted (draft-ietf-httpapi-ratelimit-headers); none where there is no limit (-1)."""

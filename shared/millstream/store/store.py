@@ -5,11 +5,9 @@ same answer, and does nothing more, when it is called a second time. What cannot
 """
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, NamedTuple
 
 import hiredis
@@ -21,36 +19,14 @@ from millstream.protocol.jobs import PRIORITIES, Page, Snapshot, read_snapshot
 from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.pipeline import SILENCE_S, Argument, Pipeline
+from millstream.store.scripts import load_scripts
 
-SCRIPTS = (
-    "submit", "claim", "abort", "append", "finish", "requeue", "cancel", "attach", "detach", "snapshot", "positions",
-    "renew", "advertise", "jobs", "queues", "expire",
-)  # fmt: skip
 ANY_OWNER = "*"
 
 
 def new_job_id() -> str:
     """A job's id: 128 random bits in hexadecimal, so that it cannot be guessed."""
     return secrets.token_hex(16)
-
-
-def script_text(name: str) -> str:
-    """A script as the store runs it: the names of the keys, the prelude, the script."""
-    lua = resources.files("millstream.store") / "lua"
-    names = "".join(f"local {name} = '{value}'\n" for name, value in keys.IN_LUA.items())
-    return names + (lua / "prelude.lua").read_text() + (lua / f"{name}.lua").read_text()
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    name: str
-    text: str
-    sha: str
-
-
-def load_scripts() -> dict[str, Script]:
-    texts = {name: script_text(name) for name in SCRIPTS}
-    return {name: Script(name, text, hashlib.sha1(text.encode()).hexdigest()) for name, text in texts.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +92,10 @@ class LogFull(Exception):
     """The job's log has reached its limit."""
 
 
+class UnexpectedReply(Exception):
+    """A script answered what this process does not know: the store holds another version's, or there is a defect."""
+
+
 class Store:
     """The store, as both tiers use it. `patience_s`: how long a call waits through an outage before it gives up."""
 
@@ -131,6 +111,7 @@ class Store:
         self.limits = limits
         self.patience_s = patience_s
         self._scripts = load_scripts()
+        self._defaults = limits.arguments()
         self._prepare = on_connect
         silence_s = min(SILENCE_S, max(0.5, patience_s / 2))
         self.pipeline = Pipeline(url, name=name, on_connect=self._on_connect, silence_s=silence_s)
@@ -165,15 +146,27 @@ class Store:
             warnings.append("appendonly is not yes: jobs are lost when the store is restarted")
         return warnings
 
-    async def run(self, name: str, keys_: Sequence[str], *arguments: Argument, patience_s: float | None = None) -> Any:
-        """Run a script. Raises StoreUnavailable when the store stays away for longer than `patience_s`."""
+    async def run(
+        self,
+        name: str,
+        keys_: Sequence[str] = (),
+        rest: Iterable[Argument] = (),
+        *,
+        patience_s: float | None = None,
+        **arguments: Argument,
+    ) -> Any:
+        """Run a script with its arguments by name (see scripts.py); those of the limits are given by the store.
+
+        Raises StoreUnavailable when the store stays away for longer than `patience_s`.
+        """
         script = self._scripts[name]
+        argv = script.bind(arguments, rest, self._defaults)
         command = ("EVALSHA", script.sha)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self.patience_s if patience_s is None else patience_s)
         while True:
             try:
-                return await self.pipeline.call(*command, len(keys_), *keys_, *arguments)
+                return await self.pipeline.call(*command, len(keys_), *keys_, *argv)
             except hiredis.ReplyError as error:
                 if str(error).startswith("NOSCRIPT"):
                     command = ("EVAL", script.text)  # which makes the store know it again
@@ -202,11 +195,11 @@ class Store:
         limits = self.limits
         reply = await self.run(
             "submit", [keys.lane(job.queue, job.priority)],
-            job.id, job.body, job.analysis, job.queue, job.owner, job.max_attempts, int(job.retry),
-            max(1, _ms(job.timeout_s)) if job.timeout_s else 0, _ms(job.delay_s), job.node,
-            _watch(job.terminal_only), job.key, job.fingerprint,
-            limits.queue_depth, limits.owner_in_flight, _ms(limits.life_s), limits.submit_rate, limits.submit_burst,
-            limits.fair_window if job.owner else 0,
+            id=job.id, body=job.body, analysis=job.analysis, queue=job.queue, owner=job.owner,
+            max_attempts=job.max_attempts, retry=int(job.retry),
+            timeout_ms=max(1, _ms(job.timeout_s)) if job.timeout_s else 0, delay_ms=_ms(job.delay_s),
+            node=job.node, watch=_watch(job.terminal_only), key=job.key, fingerprint=job.fingerprint,
+            fair_window=self.limits.fair_window if job.owner else 0,
         )  # fmt: skip
         match reply:
             case [b"accepted", at, tokens]:
@@ -221,19 +214,19 @@ class Store:
             case [b"queue_full", depth, tokens]:
                 detail = f"{depth} jobs wait or run; the limit is {limits.queue_depth}. Try again later."
                 raise Problem("queue_full", detail, retry_after_s=1, headers=limits.rate_headers(tokens))
-            case [_, mine, tokens]:
+            case [b"too_many", mine, tokens]:
                 detail = f"{mine} of your jobs have not ended; the limit is {limits.owner_in_flight}."
                 raise Problem("too_many_in_flight", detail, retry_after_s=1, headers=limits.rate_headers(tokens))
             case _:
-                raise AssertionError(reply)
+                raise UnexpectedReply(f"submit: {reply!r}")
 
     async def snapshot(self, job: str, owner: str = ANY_OWNER) -> Snapshot | None:
-        reply = await self.run("snapshot", (), job, owner)
+        reply = await self.run("snapshot", id=job, owner=owner)
         return read_snapshot(job, reply) if reply else None
 
     async def cancel(self, job: str, owner: str, reason: str | None) -> Snapshot | None:
         """End a job at once, queued or running. None when there is no such job of this owner."""
-        reply = await self.run("cancel", (), job, owner, to_json(reason), _ms(self.limits.keep_s))
+        reply = await self.run("cancel", id=job, owner=owner, reason=to_json(reason))
         return read_snapshot(job, reply) if reply else None
 
     async def attach(
@@ -253,8 +246,8 @@ class Store:
         None when there is no such job of this owner. `limit_bytes` may be overrun by a quarter, or by one event.
         """
         reply = await self.run(
-            "attach", (), job, owner, node, _watch(terminal_only), after.seq, after.at, limit, limit_bytes,
-            patience_s=patience_s,
+            "attach", id=job, owner=owner, node=node, field=_watch(terminal_only), seq=after.seq, at=after.at,
+            limit=limit, limit_bytes=limit_bytes, patience_s=patience_s,
         )  # fmt: skip
         if not reply:
             return None
@@ -263,18 +256,20 @@ class Store:
         return Page(bool(gap), bool(more), read_snapshot(job, snapshot), events)
 
     async def detach(self, job: str, node: str) -> None:
-        await self.run("detach", (), job, node)
+        await self.run("detach", id=job, node=node)
 
     async def positions(self, jobs: Sequence[str]) -> list[tuple[int, str]]:
         """For each job the seq of its last event (-1: there is no such job) and its status."""
-        reply = await self.run("positions", (), *jobs)
+        reply = await self.run("positions", rest=jobs)
         return [(seq, status.decode()) for seq, status in zip(reply[::2], reply[1::2], strict=True)]
 
     async def jobs(
         self, owner: str, *, status: str, analysis: str, limit: int, after: str, limit_bytes: int
     ) -> list[Snapshot]:
         """An owner's jobs, newest first. Raises KeyError when `after` is not one of them."""
-        reply = await self.run("jobs", (), owner, status, analysis, limit, after, limit_bytes)
+        reply = await self.run(
+            "jobs", owner=owner, status=status, analysis=analysis, limit=limit, after=after, limit_bytes=limit_bytes
+        )
         if reply == b"unknown":
             raise KeyError(after)
         return [read_snapshot(id.decode(), fields) for id, fields in zip(reply[::2], reply[1::2], strict=True)]
@@ -299,7 +294,7 @@ class Store:
         for priority in PRIORITIES:
             page = 0
             while page >= 0:
-                page = await self.run("expire", [keys.lane(queue, priority)], page, _ms(self.limits.keep_s))
+                page = await self.run("expire", [keys.lane(queue, priority)], offset=page)
 
     async def analyses(self) -> dict[str, bytes]:
         """What workers have advertised: JSON by name."""
@@ -310,11 +305,11 @@ class Store:
 
     async def advertise(self, analyses: dict[str, bytes]) -> None:
         pairs = (part for item in sorted(analyses.items()) for part in item)
-        await self.run("advertise", (), *pairs, patience_s=0)
+        await self.run("advertise", rest=pairs, patience_s=0)
 
     async def abort(self) -> None:
         """End the jobs that stock arq clients want aborted."""
-        await self.run("abort", (), _ms(self.limits.keep_s), patience_s=0)
+        await self.run("abort", patience_s=0)
 
     async def claim(
         self, worker: str, lease_s: float, slots: int, known: str, queue: str, adopt_attempts: int
@@ -324,10 +319,9 @@ class Store:
         Not repeated by itself: what a lost reply had claimed falls due again when its lease ends.
         """
         lanes = [keys.lane(queue, priority) for priority in PRIORITIES]
-        limits = self.limits
         reply = await self.run(
-            "claim", lanes, worker, _ms(lease_s), slots, known, queue, adopt_attempts, _ms(limits.life_s),
-            _ms(limits.keep_s), limits.fair_window, patience_s=0,
+            "claim", lanes, worker=worker, lease_ms=_ms(lease_s), slots=slots, known=known, queue=queue,
+            adopt_attempts=adopt_attempts, patience_s=0,
         )  # fmt: skip
         wait, *jobs = reply
         return None if wait < 0 else wait / 1000, [_claimed(job) for job in jobs]
@@ -335,23 +329,17 @@ class Store:
     async def append(self, job: Claimed, number: int, events: Iterable[tuple[str, bytes]]) -> None:
         """Write events of a running attempt, the first being its `number`-th. Raises LeaseLost, LogFull."""
         flat = [part for event in events for part in event]
-        limits = self.limits
-        reply = await self.run("append", (), job.id, job.token, number, limits.log_events, limits.log_bytes, *flat)
-        if reply == b"lost":
-            raise LeaseLost(job.id)
-        if reply == b"full":
-            raise LogFull(job.id)
+        _check_fence(job, await self.run("append", rest=flat, id=job.id, token=job.token, number=number))
 
     async def finish(
         self, job: Claimed, status: str, data: bytes, arq_result: bytes = b"", events: int | None = None
     ) -> None:
         """End a job. `events`: how many the attempt has written, all of which must be there. Raises LeaseLost."""
         reply = await self.run(
-            "finish", (), job.id, job.token, status, data, _ms(self.limits.keep_s), arq_result,
-            "" if events is None else events,
+            "finish", id=job.id, token=job.token, status=status, data=data, result_for_arq=arq_result,
+            events="" if events is None else events,
         )  # fmt: skip
-        if reply == b"lost":
-            raise LeaseLost(job.id)
+        _check_fence(job, reply)
 
     async def retry(self, job: Claimed, error: dict[str, Any], delay_s: float) -> None:
         """Give a job back to run again after a delay. Raises LeaseLost."""
@@ -364,9 +352,24 @@ class Store:
         await self._requeue(job, "log", data, 0, give_back=True)
 
     async def _requeue(self, job: Claimed, kind: str, data: bytes, delay_s: float, *, give_back: bool) -> None:
-        reply = await self.run("requeue", (), job.id, job.token, kind, data, _ms(delay_s), int(give_back))
-        if reply == b"lost":
+        reply = await self.run(
+            "requeue", id=job.id, token=job.token, event=kind, data=data, delay_ms=_ms(delay_s),
+            give_back=int(give_back),
+        )  # fmt: skip
+        _check_fence(job, reply)
+
+
+def _check_fence(job: Claimed, reply: Any) -> None:
+    """What a script says that only the owner of a job may run. Raises LeaseLost, LogFull."""
+    match reply:
+        case b"ok":
+            return
+        case b"lost":
             raise LeaseLost(job.id)
+        case b"full":
+            raise LogFull(job.id)
+        case _:
+            raise UnexpectedReply(f"{job.id}: {reply!r}")
 
 
 def _claimed(fields: list[Any]) -> Claimed:

@@ -1,6 +1,8 @@
--- advertise: a worker says which analyses it knows. ARGV: name, JSON, name, JSON, …
+-- advertise: a worker says which analyses it knows.
+-- ARGV: analyses... (name, JSON, name, JSON, …)
+-- → how many of them are new or have changed
 local changed = 0
-for i = 1, #ARGV, 2 do
+for i = analyses, #ARGV, 2 do
   if redis.call('HGET', ANALYSES, ARGV[i]) ~= ARGV[i + 1] then
     redis.call('HSET', ANALYSES, ARGV[i], ARGV[i + 1])
     changed = changed + 1

@@ -1,10 +1,10 @@
 -- attach: from now on a node hears of a job, and here is what its log holds after the cursor. Both in one script, so
 -- nothing can fall between reading what was and hearing what comes.
--- ARGV: id, owner ('*': any), node, watch field, seq and at of the cursor, page limit (events), page limit (bytes)
+-- ARGV: id, owner, node, field, seq:number, at, limit:number, limit_bytes:number
+-- `owner` '*': any; `field`: the record's that names the nodes to tell; `seq` and `at`: the cursor.
 -- → nil (no such job of this owner) | {gap 0|1, more 0|1, snapshot, entry, …}
 --   gap: the log does not hold what the cursor asks for; the entries then begin with its first.
-local id, owner, node, field = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local seq, at, limit, budget = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local budget = limit_bytes
 local r = redis.call('HMGET', JOB .. id, 'owner', 'status', field, 'seq', 'bytes')
 if not r[2] or (owner ~= '*' and r[1] ~= owner) then return nil end
 

@@ -1,8 +1,8 @@
 -- cancel: end a job that has not ended, at once.
--- ARGV: id, owner, reason as JSON, keep_ms
+-- ARGV: id, owner, reason, keep_ms
+-- `reason` is JSON.
 -- → {snapshot} | nil (no such job of this owner)
-local id = ARGV[1]
-local job = read(id, TO_CANCEL)
-if not job or job.owner ~= ARGV[2] then return nil end
-cancel(job, ARGV[3], tonumber(ARGV[4]))
+local job = read(id, TO_CLOSE)
+if not job or job.owner ~= owner then return nil end
+cancel(job, reason, keep_ms)
 return snapshot(id)

@@ -1,11 +1,11 @@
 -- claim: take up to n due jobs under a lease. The queue's score is the lease: an entry falls due again by itself when
 -- its worker dies, and a stock arq worker, seeing a score in the future, leaves it alone.
--- KEYS: lanes, most urgent first. ARGV: worker, lease_ms, n, known analyses as '\nname\nname\n', queue of the lanes,
--- max_attempts for adopted jobs, ttl_ms, keep_ms, owner's window in a lane
+-- KEYS: lanes, most urgent first
+-- ARGV: worker, lease_ms:number, slots:number, known, queue, adopt_attempts, life_ms:number, keep_ms, fair_window:number
+-- `known`: analyses as '\nname\nname\n'; `queue`: that of the lanes; `adopt_attempts`: max_attempts of adopted jobs.
 -- → {ms until the next entry of these lanes falls due (-1: not known), job, …}, a job being
 --   {id, token, attempt, max_attempts, retry, timeout_ms, analysis, body, adopted}
-local worker, lease, n, known, queue = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local adopt_attempts, ttl, keep, window = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local TO_CLAIM = with(TO_CLOSE, 'analysis', 'max_attempts', 'retry', 'timeout', 'started')
 local SCAN = 200   -- entries of one lane to look past for one that can be run
 
 -- A job that a stock arq client enqueued gets a record and a log here. Its analysis is in its body, as JSON or msgpack.
@@ -17,10 +17,10 @@ local function adopt(id, lane, body)
     retry = '0', timeout = '0', adopted = '1', lane = lane, owner = '' }
   write(job, 0, 'queued', '{"analysis":' .. cjson.encode(analysis) .. ',"queue":' .. cjson.encode(queue) .. '}')
   redis.call('HSET', JOB .. id, 'analysis', analysis, 'status', 'queued', 'attempt', 0, 'max_attempts', adopt_attempts,
-    'retry', 0, 'timeout', 0, 'owner', '', 'queue', queue, 'lane', lane, 'created', now, 'life', ttl, 'adopted', 1,
+    'retry', 0, 'timeout', 0, 'owner', '', 'queue', queue, 'lane', lane, 'created', now, 'life', life_ms, 'adopted', 1,
     'seq', 1, 'at', now)
-  redis.call('PEXPIRE', JOB .. id, ttl)
-  redis.call('PEXPIRE', LOG .. id, ttl)
+  redis.call('PEXPIRE', JOB .. id, life_ms)
+  redis.call('PEXPIRE', LOG .. id, life_ms)
   return job
 end
 
@@ -32,7 +32,7 @@ local function join_line(lane)
     local id = page[i]
     local job = read(id, { 'turn', 'owner', 'life' })
     if job and job.turn == 'late' then
-      if front_is_full(lane, job.owner, window) then
+      if front_is_full(lane, job.owner, fair_window) then
         redis.call('HSET', JOB .. id, 'turn', 'back', 'back', join_back(lane, job.owner, id, page[i + 1]))
         redis.call('ZREM', lane, id)
       else
@@ -49,17 +49,16 @@ local moved_up = false
 -- the lane has to be looked at again.
 local function take(id, lane)
   local body = redis.call('GET', BODY .. id)
-  local job = read(id, { 'status', 'analysis', 'attempt', 'max_attempts', 'retry', 'timeout', 'adopted', 'token',
-    'started', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn', 'back', 'life' })
+  local job = read(id, TO_CLAIM)
   if not job then
     if not body then redis.call('ZREM', lane, id) return nil end
     if redis.call('EXISTS', LEASE .. id) == 1 then return true end   -- a stock worker runs it
     job = adopt(id, lane, body)
-    if redis.call('ZREM', ABORT, id) == 1 then return cancel(job, ABORTED, keep) end
+    if redis.call('ZREM', ABORT, id) == 1 then return cancel(job, ABORTED, keep_ms) end
   end
   local limit = tonumber(job.max_attempts)
   if TERMINAL[job.status] then redis.call('ZREM', lane, id) return nil end
-  if not body then return close(job, 'failed', EXPIRED, keep) end
+  if not body then return close(job, 'failed', EXPIRED, keep_ms) end
   if job.analysis ~= '' and not string.find(known, '\n' .. job.analysis .. '\n', 1, true) then
     if job.turn == 'front' then   -- it waits for another worker, and must not hold up its owner's other jobs
       leave_line(job)
@@ -72,17 +71,17 @@ local function take(id, lane)
   local lost = job.status == 'running'   -- its lease ran out
   if lost and tonumber(job.attempt) >= limit then
     return close(job, 'failed', '{"error":{"code":"attempts_exhausted","message":"The worker of attempt ' .. job.attempt
-      .. ' of ' .. limit .. ' was lost."}}', keep)
+      .. ' of ' .. limit .. ' was lost."}}', keep_ms)
   end
   -- The time keeps tokens apart when the store has come back with older data, in which the count is lower.
   local token = string.match(job.token or '0', '^%d+') + 1 .. '-' .. now
-  if not redis.call('SET', LEASE .. id, token, 'NX', 'PX', lease) then return true end   -- a stock worker runs it
+  if not redis.call('SET', LEASE .. id, token, 'NX', 'PX', lease_ms) then return true end   -- a stock worker runs it
   if lost then
     write(job, job.attempt, 'retrying', '{"error":{"code":"worker_lost","message":"The worker stopped answering."},'
       .. '"delay_s":0,"attempt":' .. job.attempt .. '}')
   end
   local attempt = job.attempt + 1
-  redis.call('ZADD', lane, now + lease + 1, id)   -- a moment after the lease has run out
+  redis.call('ZADD', lane, now + lease_ms + 1, id)   -- a moment after the lease has run out
   if job.turn then leave_line(job) end
   write(job, attempt, 'started', '{"attempt":' .. attempt .. ',"worker":' .. cjson.encode(worker) .. '}')
   redis.call('HSET', JOB .. id, 'status', 'running', 'attempt', attempt, 'worker', worker, 'appended', 0, 'token', token,
@@ -95,8 +94,8 @@ local wait = -1
 for _, lane in ipairs(KEYS) do
   local skipped = 0
   local more = true
-  while more and #taken < n and skipped < SCAN do
-    local wanted = n - #taken
+  while more and #taken < slots and skipped < SCAN do
+    local wanted = slots - #taken
     local page = redis.call('ZRANGE', lane, skipped, skipped + wanted - 1, 'WITHSCORES')
     more = #page == 2 * wanted
     for i = 1, #page, 2 do
@@ -118,7 +117,7 @@ for _, lane in ipairs(KEYS) do
     end
   end
 end
-if #taken < n then
+if #taken < slots then
   redis.call('DEL', BELL .. queue)
 else
   for _, lane in ipairs(KEYS) do

@@ -1,6 +1,6 @@
 -- detach: a node no longer wants to hear of a job.
--- ARGV: id, node → 'ok'
-local id, node = ARGV[1], ARGV[2]
+-- ARGV: id, node
+-- → 'ok'
 for _, field in ipairs({ 'watch', 'watch_end' }) do
   local nodes = redis.call('HGET', JOB .. id, field)
   if nodes and string.find(' ' .. nodes .. ' ', ' ' .. node .. ' ', 1, true) then

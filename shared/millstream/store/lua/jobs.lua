@@ -1,6 +1,8 @@
--- jobs: an owner's jobs, newest first. ARGV: owner, status or '', analysis or '', limit, id to go on after or '',
--- limit (bytes) → {id, snapshot, …} | 'unknown' (there is no such id to go on after)
-local owner, status, analysis, limit, after, budget = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+-- jobs: an owner's jobs, newest first.
+-- ARGV: owner, status, analysis, limit:number, after, limit_bytes:number
+-- `status`, `analysis`: '' for all; `after`: the id to go on after, or ''.
+-- → {id, snapshot, …} | 'unknown' (there is no such id to go on after)
+local budget = limit_bytes
 local index = JOBS .. owner
 local from = 0
 if after ~= '' then

@@ -1,4 +1,5 @@
--- What the scripts share; it is put before each of them, after one local for each prefix in keys.py.
+-- What the scripts share; it is put before each of them, after one local for each prefix in keys.py and TERMINAL, the set of
+-- terminal statuses (which are types of events, too).
 -- Times are Unix milliseconds of the server's clock: client clocks lie.
 -- What a job costs the store is, nearly, the number of redis.call's: a script reads a record once and writes it once.
 
@@ -8,7 +9,6 @@ local exact = clock[1] * 1000 + clock[2] / 1000   -- with microseconds: many job
 
 local EXPIRED = '{"error":{"code":"expired","message":"The job waited longer than a job may live."}}'
 local ABORTED = '"Aborted by an arq client."'
-local TERMINAL = { succeeded = true, failed = true, cancelled = true }
 
 -- The named fields of a job's record, as a table with its id; nil when there is no such job. 'status' must be the first.
 local function read(id, fields)
@@ -17,6 +17,13 @@ local function read(id, fields)
   local job = { id = id }
   for i, field in ipairs(fields) do job[field] = values[i] or nil end
   return job
+end
+
+-- A list of fields with more of them.
+local function with(fields, ...)
+  local more = { unpack(fields) }
+  for _, field in ipairs({ ... }) do more[#more + 1] = field end
+  return more
 end
 
 -- Sends `payload` to the nodes in one of the record's watcher fields. A node that nobody listens for is taken off.
@@ -114,12 +121,14 @@ local function arq_result(job, data)
 end
 
 -- The end of a job, whichever it is: its last event, the log closed, the queue and keys cleared, times to live set.
--- Needs of the record: attempt, seq, watch, watch_end, lane, owner, key, turn, back; and adopted, where no result is
--- written for a stock arq client.
-local function close(job, status, data, keep_ms, settled)
+-- Needs TO_CLOSE of the record. `settled`: the token of the attempt that ends it; it brings the result for stock arq
+-- clients with it ('' where none asks).
+local TO_CLOSE = { 'status', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn', 'back', 'adopted',
+  'worker', 'token' }
+local function close(job, status, data, keep_ms, settled, result)
   write(job, job.attempt, status, data)
-  local result = job.adopted and arq_result(job, data)
-  if result then redis.call('SET', RESULT .. job.id, result, 'PX', keep_ms) end
+  if not settled then result = job.adopted and arq_result(job, data) end
+  if result and result ~= '' then redis.call('SET', RESULT .. job.id, result, 'PX', keep_ms) end
   redis.call('HSET', JOB .. job.id, 'status', status, 'finished', now, 'seq', job.seq, 'at', now, 'settled', settled or '')
   redis.call('ZREM', job.lane, job.id)
   if job.turn then leave_line(job) end
@@ -131,15 +140,12 @@ local function close(job, status, data, keep_ms, settled)
 end
 
 -- Ends a job that has not ended, queued or running, at once. A running attempt loses its lease with it, so nothing that
--- it does afterwards is written, and its worker is told to stop it. Needs of the record what `close` needs, and status,
--- worker, token.
+-- it does afterwards is written, and its worker is told to stop it. Needs TO_CLOSE of the record.
 local function cancel(job, reason, keep_ms)
   if TERMINAL[job.status] then return end
   if job.status == 'running' then redis.call('PUBLISH', STOP .. job.worker, job.id .. '\n' .. job.token) end
   close(job, 'cancelled', '{"reason":' .. reason .. '}', keep_ms)
 end
-local TO_CANCEL = { 'status', 'worker', 'token', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn',
-  'back', 'adopted' }
 
 -- Does `token` own the job? Once its lease has run out, been handed on or been taken away, it never does again.
 local function owns(id, token)

@@ -1,4 +1,5 @@
--- queues: how full lanes are. KEYS: lanes
+-- queues: how full lanes are.
+-- KEYS: lanes
 -- → {due in the lane or waiting at its back, running, delayed, age in ms of the oldest due, …}
 -- What is not due runs when it has a lease; leases are looked for among the first LOOK_AT of a lane.
 local LOOK_AT, PAGE = 20000, 1000

@@ -1,17 +1,18 @@
 -- renew: a worker's heartbeat. Extends the leases that its tokens still own, and the life of what is running; says
 -- what was lost.
--- ARGV: worker, lease_ms, heartbeat as JSON, id, token, id, token, … → {id that was lost, token, …}
-local worker, lease = ARGV[1], tonumber(ARGV[2])
-redis.call('SET', WORKER .. worker, ARGV[3], 'PX', lease + 1000)
-redis.call('ZADD', WORKERS, now + lease + 1000, worker)
+-- ARGV: worker, lease_ms:number, heartbeat, held... (id, token, id, token, …)
+-- `heartbeat` is JSON.
+-- → {id that was lost, token, …}
+redis.call('SET', WORKER .. worker, heartbeat, 'PX', lease_ms + 1000)
+redis.call('ZADD', WORKERS, now + lease_ms + 1000, worker)
 redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now)
 local lost = {}
-for i = 4, #ARGV, 2 do
+for i = held, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
   local r = redis.call('HMGET', JOB .. id, 'lane', 'life', 'owner')
   if r[1] and owns(id, token) then
-    redis.call('PEXPIRE', LEASE .. id, lease)
-    redis.call('ZADD', r[1], 'XX', now + lease + 1, id)   -- a moment after the lease, as in claim
+    redis.call('PEXPIRE', LEASE .. id, lease_ms)
+    redis.call('ZADD', r[1], 'XX', now + lease_ms + 1, id)   -- a moment after the lease, as in claim
     redis.call('PEXPIRE', JOB .. id, r[2] + 3600000)
     redis.call('PEXPIRE', LOG .. id, r[2] + 3600000)
     redis.call('PEXPIRE', BODY .. id, r[2])

@@ -1,0 +1,77 @@
+"""The scripts in lua/, found by listing that folder, with their arguments by name.
+
+The head of a script says what it takes:
+
+    -- ARGV: id, delay_ms:number, queue_depth:number, events... (type, data, …)
+
+Each name becomes a local of the script (`:number`: a number, else a string), so neither side counts positions. The one
+with `...` is the rest, of any length: its local is the index in ARGV at which that begins. A name that is one of
+`Limits.arguments()` need not be given in a call.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from types import MappingProxyType
+from typing import cast
+
+from millstream.protocol.jobs import TERMINAL
+from millstream.store import keys
+from millstream.store.pipeline import Argument
+
+_ARGV = re.compile(r"^-- ARGV: (.*(?:\n--   .*)*)$", re.MULTILINE)
+_NAME = re.compile(r"(\w+)(:number|\.\.\.)?(?:,|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script as the store runs it: the names of keys and statuses, the prelude, its arguments, its own text."""
+
+    name: str
+    text: str
+    sha: str
+    arguments: tuple[str, ...]
+    rest: bool  # does any number of them follow?
+    _takes: frozenset[str]
+
+    def bind(
+        self,
+        given: Mapping[str, Argument],
+        rest: Iterable[Argument] = (),
+        defaults: Mapping[str, Argument] = MappingProxyType({}),
+    ) -> list[Argument]:
+        """ARGV. Raises TypeError for an argument that is missing, and for one that the script does not take."""
+        bound = [given[name] if name in given else defaults.get(name) for name in self.arguments]
+        if None in bound or not self._takes.issuperset(given):
+            raise TypeError(f"{self.name} takes {', '.join(self.arguments) or 'nothing'}; given: {', '.join(given)}")
+        bound += rest
+        if len(bound) > len(self.arguments) and not self.rest:
+            raise TypeError(f"{self.name} takes only {', '.join(self.arguments)}")
+        return cast(list[Argument], bound)
+
+
+def _load(name: str, prelude: str, own: str) -> Script:
+    declared = _ARGV.search(own)
+    told = re.sub(r"\n--  |\(.*", " ", declared.group(1)).strip() if declared else ""
+    names = _NAME.findall(told)
+    arguments = tuple(name for name, kind in names if kind != "...")
+    locals_ = "".join(
+        f"local {name} = {n if kind == '...' else f'tonumber(ARGV[{n}])' if kind else f'ARGV[{n}]'}\n"
+        for n, (name, kind) in enumerate(names, 1)
+    )
+    text = f"{prelude}\n{locals_}\n{own}"
+    sha = hashlib.sha1(text.encode()).hexdigest()
+    return Script(name, text, sha, arguments, len(arguments) < len(names), frozenset(arguments))
+
+
+def load_scripts() -> dict[str, Script]:
+    """Every script of the folder, by name."""
+    folder = resources.files("millstream.store") / "lua"
+    files = [file for file in folder.iterdir() if file.name.endswith(".lua")]
+    texts = {file.name.removesuffix(".lua"): file.read_text() for file in files}
+    names = "".join(f"local {name} = '{value}'\n" for name, value in keys.IN_LUA.items())
+    ends = ", ".join(f"{status} = true" for status in sorted(TERMINAL))
+    prelude = f"{names}local TERMINAL = {{ {ends} }}\n{texts.pop('prelude')}"
+    return {name: _load(name, prelude, text) for name, text in sorted(texts.items())}
