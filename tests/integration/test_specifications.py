@@ -17,9 +17,9 @@ from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
 from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES
-from millstream.protocol.events import TYPES
+from millstream.protocol.event_types import EVENT_TYPES
 from millstream.protocol.messages import METHODS
-from millstream_api.jobs.schemas import EVENT_DATA, NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
+from millstream_api.jobs.schemas import NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Refused, Rpc, rpc
 from tests.integration.web import JSONL, ended, events, submit, web
@@ -173,7 +173,7 @@ async def test_a_page_needs_no_other_site_and_all_it_loads_is_served(http: httpx
 
 async def test_the_page_of_the_socket_tells_of_every_method_event_and_error(http: httpx.AsyncClient) -> None:
     text = (await http.get("/asyncapi")).text
-    for name in (*METHODS, *NOTIFICATIONS, *TYPES, *PROBLEM_TYPES):
+    for name in (*METHODS, *NOTIFICATIONS, *EVENT_TYPES, *PROBLEM_TYPES):
         assert f"<code>{name}</code>" in text, name
     for params in METHODS.values():
         for member in params.model_fields:
@@ -188,8 +188,8 @@ async def test_the_asyncapi_document_has_all_that_the_socket_knows(asyncapi: Jso
     titles = {operation["title"]: operation["action"] for operation in asyncapi["operations"].values()}
     assert titles == {**dict.fromkeys(METHODS, "receive"), **dict.fromkeys(NOTIFICATIONS, "send")}
     schemas = asyncapi["components"]["schemas"]
-    assert set(schemas["JobEvent"]["properties"]["type"]["enum"]) == TYPES == set(EVENT_DATA)
-    assert {f"{kind.capitalize()}Data" for kind in TYPES} <= set(schemas)
+    assert set(schemas["JobEvent"]["properties"]["type"]["enum"]) == set(EVENT_TYPES)
+    assert {f"{kind.capitalize()}Data" for kind in EVENT_TYPES} <= set(schemas)
     codes = schemas["Error"]["properties"]["error"]["properties"]["code"]["enum"]
     assert set(codes) == {kind.code for kind in PROBLEM_TYPES.values()}
     for reference in re.findall(r'"\$ref": *"#/([^"]+)"', json.dumps(asyncapi)):
@@ -264,18 +264,18 @@ async def test_what_the_socket_really_sends_is_what_is_published(stack: Stack, a
             if method == "job.event":
                 event = frame["params"]
                 seen.add(event["type"])
-                adapter(EVENT_DATA[event["type"]]).validate_python(event["data"])
+                adapter(EVENT_TYPES[event["type"]].data).validate_python(event["data"])
                 conforms(event["data"], schemas[f"{event['type'].capitalize()}Data"], asyncapi)
         elif "error" in frame:
             conforms(frame, by_title["error"], asyncapi)
-    assert seen >= {"job.event", "job.gap", *TYPES}
+    assert seen >= {"job.event", "job.gap", *EVENT_TYPES}
 
 
 async def test_what_is_sent_by_http_are_the_same_events(stack: Stack, http: httpx.AsyncClient) -> None:
     answer = await http.post("/jobs", json={"analysis": "report", "params": {"count": 2}}, headers={"Accept": JSONL})
     for line in answer.text.splitlines():
         event = JobEvent.model_validate_json(line)
-        adapter(EVENT_DATA[event.type]).validate_python(event.data)
+        adapter(EVENT_TYPES[event.type].data).validate_python(event.data)
 
 
 async def test_requests_as_they_are_published_are_understood(stack: Stack, asyncapi: Json) -> None:

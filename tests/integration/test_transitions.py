@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from millstream.protocol.events import TERMINAL_TYPES
+from millstream.protocol.event_types import TERMINAL_TYPES
 from millstream.protocol.jobs import TERMINAL, TRANSITIONS, Status
 from millstream.store.store import Claimed, LeaseLost, NewJob, Store
 from tests.integration.conftest import Client

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from millstream.protocol.errors import PROBLEM_TYPES
-from millstream.protocol.events import TYPES
+from millstream.protocol.event_types import EVENT_TYPES
 from millstream.protocol.messages import METHODS
 from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
@@ -21,7 +21,7 @@ def test_the_readme_names_each_setting_with_its_meaning(name: str) -> None:
     assert f"| `MILLSTREAM_{name.upper()}` | {field.description} |" in README
 
 
-@pytest.mark.parametrize("type_", sorted(TYPES))
+@pytest.mark.parametrize("type_", sorted(EVENT_TYPES))
 def test_the_protocol_describes_each_event_type(type_: str) -> None:
     assert f"| `{type_}` |" in PROTOCOL
 

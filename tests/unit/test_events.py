@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from millstream.protocol.events import START, TERMINAL_TYPES, TYPES, Cursor, Event, read_logged, read_published, rfc3339
+from millstream.protocol.event_types import EVENT_TYPES, TERMINAL_TYPES
+from millstream.protocol.events import START, Cursor, Event, read_logged, read_published, rfc3339
 from millstream.protocol.messages import encode_event
 
 # What names a job: any text that has an encoding. Stock arq clients choose the names of their jobs themselves.
@@ -18,7 +19,7 @@ numbers = st.integers(0, 10**15 - 1)
 moments = st.integers(0, 253_402_300_799_999)  # up to the year 9999
 
 
-@given(names, st.integers(1, 10**9), moments, st.integers(0, 100), st.sampled_from(sorted(TYPES)), values)
+@given(names, st.integers(1, 10**9), moments, st.integers(0, 100), st.sampled_from(sorted(EVENT_TYPES)), values)
 @example("two\nlines and a space", 2, 3, 1, "chunk", "line\nbreak")
 @example("\n", 2, 3, 1, "chunk", {})
 def test_an_event_comes_out_of_the_store_as_it_went_in(

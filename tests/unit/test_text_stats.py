@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from millstream.authoring.analysis import Analysis, find_analyses
-from millstream.authoring.context import Level
+from millstream.protocol.event_types import Level
 from millstream_worker.analyses import text as module
 from millstream_worker.analyses.text import Partial, Tally, TextStats, WordCount, cuts, fold, stats, syllables
 

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from millstream.authoring.analysis import Analysis
-from millstream.authoring.context import Level
 from millstream.authoring.outcomes import Final, Retry
 from millstream.confined_fs import NotServed, ServedDirectory
 from millstream.protocol.errors import StoreUnavailable, sentence, validation_errors
+from millstream.protocol.event_types import Level
 from millstream.store.store import Claimed, LeaseLost, LogFull, Store
 from millstream_worker.body import BadBody, Body, arq_result, read_body
 from millstream_worker.settings import WorkerSettings

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from millstream.apikeys import Principal
-from millstream.protocol.errors import JOB_FAILURES, Problem
+from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES, Problem
 from millstream.protocol.jobs import Snapshot, Status
 from millstream.protocol.messages import Attach, Cancel, Events, Submit, invalid_params
 from millstream.store.store import Submitted, new_job_id
@@ -102,10 +102,7 @@ STREAM_CONTENT = {
     "application/jsonl": {"schema": {"$ref": "#/components/schemas/JobEvent"}},
 }
 GENERAL = ("unauthorized", "forbidden", "store_unavailable")
-ADMISSION = (
-    "parse_error", "invalid_request", "invalid_params", "unknown_analysis", "idempotency_conflict", "payload_too_large",
-    "rate_limited", "too_many_in_flight", "queue_full", "draining", "no_workers",
-)  # fmt: skip
+ADMISSION = tuple(slug for slug, problem_type in PROBLEM_TYPES.items() if problem_type.on_submit)
 
 
 @router.post(

@@ -3,13 +3,12 @@ is really sent to them.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from millstream.protocol.event_types import EVENT_TYPES, Json
 from millstream.protocol.jobs import Snapshot
-
-Json = Any
 
 
 class Shape(BaseModel):
@@ -67,69 +66,6 @@ class TrafficInfo(Shape):
     bytes_per_s: int = Field(description="the rate of about the last ten seconds")
 
 
-class Queued(Shape):
-    analysis: str
-    queue: str
-
-
-class Started(Shape):
-    attempt: int
-    worker: str
-
-
-class Progress(Shape):
-    done: float
-    total: float | None = None
-    message: str | None = None
-
-
-class LogLine(Shape):
-    level: Literal["debug", "info", "warning", "error"]
-    message: str
-
-
-class JobError(BaseModel):
-    """Why an attempt or a job failed; some codes bring more members."""
-
-    model_config = ConfigDict(extra="allow")
-    code: str
-    message: str
-
-
-class Retrying(Shape):
-    error: JobError
-    delay_s: float
-    attempt: int
-
-
-class Succeeded(Shape):
-    result: Json
-    elapsed_s: float
-
-
-class Failed(Shape):
-    error: JobError
-    elapsed_s: float | None = None
-
-
-class Cancelled(Shape):
-    reason: str | None
-
-
-#: The data of each type of event.
-EVENT_DATA: dict[str, Any] = {
-    "queued": Queued,
-    "started": Started,
-    "progress": Progress,
-    "chunk": Json,
-    "log": LogLine,
-    "retrying": Retrying,
-    "succeeded": Succeeded,
-    "failed": Failed,
-    "cancelled": Cancelled,
-}
-
-
 class JobEvent(Shape):
     """One entry of a job's log. `data` depends on the type."""
 
@@ -137,7 +73,7 @@ class JobEvent(Shape):
     seq: Annotated[int, Field(ge=1)]
     cursor: str = Field(description="names the place after this event")
     attempt: int
-    type: Literal["queued", "started", "progress", "chunk", "log", "retrying", "succeeded", "failed", "cancelled"]
+    type: str = Field(json_schema_extra={"enum": list(EVENT_TYPES)})
     at: str = Field(description="RFC 3339, UTC, milliseconds")
     data: Json
 

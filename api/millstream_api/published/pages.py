@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES, ProblemType
-from millstream_api.jobs.schemas import EVENT_DATA
+from millstream.protocol.event_types import EVENT_TYPES
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733 }
@@ -72,7 +72,8 @@ def socket_page(document: dict[str, Any]) -> str:
             parts.append("<p>Sent by the server.</p>" + _members("Member", schemas.get(name, {})))
     parts.append("<h2>Event data</h2>")
     parts += [
-        f"<h3><code>{kind}</code></h3>" + _members("Member", schemas[f"{kind.capitalize()}Data"]) for kind in EVENT_DATA
+        f"<h3><code>{name}</code></h3>" + _members("Member", schemas[f"{name.capitalize()}Data"])
+        for name in EVENT_TYPES
     ]
     return _page("The socket", "".join(parts) + "<h2>Errors</h2>" + _problem_table())
 

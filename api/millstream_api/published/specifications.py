@@ -18,8 +18,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES
+from millstream.protocol.event_types import EVENT_TYPES
 from millstream.protocol.messages import METHODS, Submit
-from millstream_api.jobs.schemas import EVENT_DATA, NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
+from millstream_api.jobs.schemas import NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
 from millstream_api.problems import problems
 from millstream_api.published.pages import problem_list_page, problem_page, socket_page
 
@@ -257,8 +258,8 @@ def asyncapi() -> dict[str, Any]:
             "channel": {"$ref": "#/channels/socket"},
             "messages": [{"$ref": f"#/channels/socket/messages/{name}"}],
         }
-    for kind, data in EVENT_DATA.items():
-        schemas.of(f"{kind.capitalize()}Data", data)
+    for name, event_type in EVENT_TYPES.items():
+        schemas.of(f"{name.capitalize()}Data", event_type.data)
     return {
         "asyncapi": "3.0.0",
         "info": {

@@ -1,12 +1,12 @@
 """What an analysis is given beside its parameters."""
 
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from millstream.protocol.event_types import Level
 
 if TYPE_CHECKING:  # one of the servers' packages, which an author need not have
     from aiofiles.threadpool.binary import AsyncBufferedReader
-
-Level = Literal["debug", "info", "warning", "error"]
 
 
 class Context(Protocol):

@@ -23,8 +23,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
+from millstream.protocol.event_types import TERMINAL_TYPES
+
 Event = dict[str, Any]
-TERMINAL = ("succeeded", "failed", "cancelled")
 
 
 class RequestFailed(Exception):
@@ -57,7 +58,7 @@ class Job:
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        while self.last is None or self.last["type"] not in TERMINAL:
+        while self.last is None or self.last["type"] not in TERMINAL_TYPES:
             self.last = await self._queue.get()
             yield self.last
 
@@ -222,7 +223,7 @@ class Client:
             event = message["params"]
             if job := self._jobs.get(event["job"]):
                 job._deliver(event)
-                if event["type"] in TERMINAL:
+                if event["type"] in TERMINAL_TYPES:
                     del self._jobs[event["job"]]
             else:
                 self._early.setdefault(event["job"], []).append(event)
@@ -230,7 +231,7 @@ class Client:
             self.gaps += 1
             gap = message["params"]
             snapshot = gap["snapshot"]
-            ended = snapshot and snapshot["status"] in TERMINAL and gap["replay_from"] == snapshot["cursor"]
+            ended = snapshot and snapshot["status"] in TERMINAL_TYPES and gap["replay_from"] == snapshot["cursor"]
             if (snapshot is None or ended) and (job := self._jobs.get(gap["job"])):
                 self._fail_lost(job, "The store has lost the job, or its end.")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """One kind of error: its JSON-RPC 2.0 code (§5.1 of that specification), its HTTP status, its title, and what its
-    page at /problems/<slug> says: where it comes from, what to do.
+    """One type of error: its JSON-RPC 2.0 code (§5.1 of that specification), its HTTP status, its title, what its page
+    at /problems/<slug> says (where it comes from, what to do), and whether a submit may be refused with it.
     """
 
     code: int
@@ -20,6 +20,7 @@ class ProblemType:
     title: str
     cause: str
     cure: str
+    on_submit: bool = False
 
 
 PROBLEM_TYPES: dict[str, ProblemType] = {
@@ -27,11 +28,13 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         -32700, 400, "The message is not JSON",
         "The frame or body could not be read as JSON, or is nested deeper than 200 levels.",
         "Send one JSON document, in UTF-8, without NaN or Infinity.",
+        on_submit=True,
     ),
     "invalid_request": ProblemType(
         -32600, 400, "The message is not a valid request",
         "It is JSON, but not a request: a member is missing or of the wrong type.",
         "On the socket send JSON-RPC 2.0 requests; over HTTP send the body as application/json.",
+        on_submit=True,
     ),
     "method_not_found": ProblemType(
         -32601, 400, "There is no such method",
@@ -42,6 +45,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         -32602, 422, "The parameters are not what is expected",
         "A parameter is missing, unknown, or not what the method or the analysis expects.",
         "Each entry of errors points at one; GET /analyses/{name} has the JSON Schema of an analysis' parameters.",
+        on_submit=True,
     ),
     "internal_error": ProblemType(
         -32603, 500, "Something went wrong on the server",
@@ -62,6 +66,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         -32004, 404, "There is no such analysis",
         "No worker has ever advertised an analysis of this name.",
         "GET /analyses (or analysis.list) lists them; a worker loads more with MILLSTREAM_ANALYSES.",
+        on_submit=True,
     ),
     "job_not_found": ProblemType(
         -32005, 404, "There is no such job",
@@ -77,41 +82,48 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         -32009, 409, "The key was used for another request",
         "The same idempotency key came with other parameters.",
         "Use a new key for a new request, and the same request with the same key.",
+        on_submit=True,
     ),
     "payload_too_large": ProblemType(
         -32013, 413, "The message is too large",
         "The body is over the limit (MILLSTREAM_MAX_BODY_BYTES, 1 MiB by default).",
         "Send less, or refer to a file.",
+        on_submit=True,
     ),
     "rate_limited": ProblemType(
         -32029, 429, "Too many requests",
         "This owner submits more often than the operator allows (MILLSTREAM_SUBMIT_RATE).",
         "Wait as long as Retry-After says.",
+        on_submit=True,
     ),
     "too_many_in_flight": ProblemType(
         -32031, 429, "Too many jobs are in flight",
         "This socket, or this owner, has as many unfinished jobs as it may have.",
         "Wait for some to end, or cancel some.",
+        on_submit=True,
     ),
     "queue_full": ProblemType(
         -32030, 503, "The queue is full",
         "As many jobs wait as may wait (MILLSTREAM_QUEUE_DEPTH).",
         "Try again later; the operator may start more workers.",
+        on_submit=True,
     ),
     "draining": ProblemType(
         -32032, 503, "The server is restarting",
         "This server was told to end, and takes nothing new.",
         "Connect again, in a moment, and repeat the request.",
+        on_submit=True,
     ),
     "store_unavailable": ProblemType(
         -32033, 503, "The store cannot be reached",
-        "The server has lost its store, and waited for it in vain.",
+        "The server cannot reach its store, and timed out waiting for it.",
         "Try again; with an idempotency key it is safe to repeat a submit.",
     ),
     "no_workers": ProblemType(
-        -32034, 503, "No worker has ever been here",
-        "No worker has told this store yet which analyses there are.",
+        -32034, 503, "No worker has registered any analysis yet",
+        "No worker has advertised its analyses to this store yet.",
         "Start a worker: millstream worker.",
+        on_submit=True,
     ),
 }  # fmt: skip
 

@@ -12,9 +12,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-TERMINAL_TYPES = frozenset({"succeeded", "failed", "cancelled"})
-#: Every type an event can have (see docs/protocol.md, Events).
-TYPES = frozenset({"queued", "started", "progress", "chunk", "log", "retrying"}) | TERMINAL_TYPES
+from millstream.protocol.event_types import TERMINAL_TYPES
 
 
 @lru_cache(maxsize=64)

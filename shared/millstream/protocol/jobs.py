@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from pydantic_core import from_json
 
+from millstream.protocol.event_types import TERMINAL_TYPES
 from millstream.protocol.events import Cursor, Event, rfc3339
 
 Priority = Literal["high", "default", "low"]
@@ -20,7 +21,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+TERMINAL = frozenset(map(Status, TERMINAL_TYPES))
 
 #: What may follow what. `lua/` enforces it; tests/integration/test_transitions.py compares the two.
 TRANSITIONS: dict[Status, frozenset[Status]] = {
