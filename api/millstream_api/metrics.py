@@ -76,21 +76,21 @@ def _of_the_fleet(fleet: Fleet | None) -> Iterator[Metric]:
     yield _gauge("store_up", "1 when the store answers.", fleet is not None)
     if fleet is None:
         return
-    depths = {(queue["name"], name): depth for queue in fleet.queues for name, depth in queue["by_priority"].items()}
+    depths = {(queue.name, name): depth for queue in fleet.queues for name, depth in queue.by_priority.items()}
     yield _gauge("queue_depth", "Jobs that are due and wait.", depths, "queue", "priority")
     for field, name, text in (
         ("running", "queue_running", "Jobs that run."),
         ("delayed", "queue_delayed", "Jobs that are not due yet: delayed, or waiting for a retry."),
         ("oldest_age_s", "queue_oldest_seconds", "How long the first in line has waited."),
     ):
-        yield _gauge(name, text, {queue["name"]: queue[field] for queue in fleet.queues}, "queue")
+        yield _gauge(name, text, {queue.name: getattr(queue, field) for queue in fleet.queues}, "queue")
     for field, name, text in (
         ("slots", "worker_slots", "Jobs that a worker can run side by side."),
         ("running", "worker_running", "Jobs that a worker runs."),
         ("rss", "worker_resident_memory_bytes", "Resident memory of a worker."),
     ):
-        yield _gauge(name, text, {(w["queue"], w["worker"]): w[field] for w in fleet.workers}, "queue", "worker")
-    ended = {(w["queue"], w["worker"], how): n for w in fleet.workers for how, n in w.get("ended", {}).items()}
+        yield _gauge(name, text, {(w.queue, w.worker): getattr(w, field) for w in fleet.workers}, "queue", "worker")
+    ended = {(w.queue, w.worker, how): n for w in fleet.workers for how, n in w.ended.items()}
     yield _counter("worker_attempts", "Attempts that a worker has ended.", ended, "queue", "worker", "outcome")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from millstream.protocol.events import START, Cursor, Event, read_published
+from millstream.protocol.fleet import Advertisement
 from millstream.protocol.jobs import Page
 from millstream.store.store import Claimed, Store
 from tests.integration.conftest import Client
@@ -270,12 +271,17 @@ async def test_cancelling_what_has_ended_changes_nothing_and_is_no_error(store: 
 
 
 async def test_what_workers_advertise_is_read_back_and_told_only_when_it_changed(store: Store, client: Client) -> None:
+    a, b = (
+        Advertisement(name=name, description="", params_schema={}, result_schema={}, timeout_s=1, queue="default")
+        for name in "ab"
+    )
+    slower = a.model_copy(update={"timeout_s": 2})
     async with listening(client, "ms:catalog") as heard:
-        await store.advertise({"a": b'{"v":1}', "b": b"{}"})
-        await store.advertise({"a": b'{"v":1}'})
-        assert await store.analyses() == {"a": b'{"v":1}', "b": b"{}"}
-        await store.advertise({"a": b'{"v":2}'})
-        assert await store.analyses() == {"a": b'{"v":2}', "b": b"{}"}
+        await store.advertise([a, b])
+        await store.advertise([a])
+        assert await store.analyses() == [a, b]
+        await store.advertise([slower])
+        assert await store.analyses() == [slower, b]
         async with asyncio.timeout(5):
             assert [await heard.get(), await heard.get()] == [b"", b""]
         assert heard.empty()

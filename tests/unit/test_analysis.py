@@ -1,6 +1,5 @@
 """`@analysis`: what its author writes, what becomes of it, and what is refused at once and in words."""
 
-import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -29,8 +28,7 @@ def described(function: Any) -> Analysis:
 
 
 def advertised(function: Any) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(described(function).advertisement(300))
-    return document
+    return described(function).advertisement(300).model_dump()
 
 
 @analysis()

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from millstream.authoring.analysis import Analysis
 from millstream.heap import freeze_startup_heap
 from millstream.protocol.errors import StoreUnavailable
+from millstream.protocol.fleet import Advertisement
 from millstream.store import keys
 from millstream.store.pipeline import shown
 from millstream.store.store import Store
@@ -46,7 +47,7 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
     """Run one worker until SIGTERM or SIGINT; a second signal ends it at once."""
     mine = {name: analysis for name, analysis in analyses.items() if analysis.queue == settings.queue}
     name = worker_name()
-    advertised = {key: analysis.advertisement(settings.timeout_s) for key, analysis in mine.items()}
+    advertised = [mine[key].advertisement(settings.timeout_s) for key in sorted(mine)]
     store = Store(
         settings.redis_url,
         name=name,
@@ -85,7 +86,7 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
     log.info("worker gone", worker=name)
 
 
-async def _advertise_again(store: Store, advertised: dict[str, bytes], every_s: float) -> None:
+async def _advertise_again(store: Store, advertised: list[Advertisement], every_s: float) -> None:
     """A store that was emptied while the connection stood has forgotten the analyses: tell it again."""
     while True:
         await asyncio.sleep(every_s)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import redis
 import structlog
-from pydantic_core import to_json
 from redis.exceptions import RedisError
 
 from millstream.protocol.events import rfc3339
+from millstream.protocol.fleet import Heartbeat
 from millstream.store import keys
 from millstream.store.pipeline import Argument
 from millstream.store.scripts import load_scripts
@@ -83,20 +83,18 @@ class Leases(threading.Thread):
         for id, token in zip(lost[::2], lost[1::2], strict=True):
             self._on_lost(id.decode(), token.decode())
 
-    def _heartbeat(self, running: int) -> bytes:
-        return to_json(
-            {
-                "worker": self._worker,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "queue": self._queue,
-                "slots": self._slots,
-                "running": running,
-                "rss": _rss_bytes(),
-                "ended": dict(self.ended),
-                "at": rfc3339(time.time_ns() // 1_000_000),
-            }
-        )
+    def _heartbeat(self, running: int) -> str:
+        return Heartbeat(
+            worker=self._worker,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            queue=self._queue,
+            slots=self._slots,
+            running=running,
+            rss=_rss_bytes(),
+            at=rfc3339(time.time_ns() // 1_000_000),
+            ended=dict(self.ended),
+        ).model_dump_json()
 
     def stop(self) -> None:
         """End the thread, and take this worker off the list of workers."""

@@ -16,7 +16,8 @@ from pydantic_core import from_json, to_json
 from millstream.apikeys import Keys, Principal
 from millstream.protocol.catalog import Catalog
 from millstream.protocol.errors import Problem, StoreUnavailable
-from millstream.protocol.jobs import PRIORITIES, Page, Snapshot
+from millstream.protocol.fleet import Heartbeat, QueueStats
+from millstream.protocol.jobs import Page, Snapshot
 from millstream.protocol.messages import Attach, Cancel, Submit, read_cursor
 from millstream.store.store import NewJob, Store, Submitted
 from millstream_api.jobs.hub import Follower
@@ -34,8 +35,8 @@ REFRESH_S = 0.2  # an unknown name looks at the store again, at most this often
 class Fleet:
     """The live workers by their last heartbeats, and how full the queues are."""
 
-    workers: list[dict[str, Any]]
-    queues: list[dict[str, Any]]
+    workers: list[Heartbeat]
+    queues: list[QueueStats]
 
 
 @dataclass(slots=True)
@@ -119,22 +120,9 @@ class Commands:
         """Workers and queues. Whoever asks must be allowed to know."""
         names = self._queues()
         try:
-            beats = [from_json(beat) for beat in await self.store.workers()]
-            lanes = await self.store.queues(names)
+            return Fleet(await self.store.workers(), await self.store.queues(names))
         except StoreUnavailable:
             raise unavailable() from None
-        queues = [
-            {
-                "name": name,
-                "depth": sum(lane.due for lane in lanes[name]),
-                "by_priority": {p: lane.due for p, lane in zip(PRIORITIES, lanes[name], strict=True)},
-                "running": sum(lane.running for lane in lanes[name]),
-                "delayed": sum(lane.delayed for lane in lanes[name]),
-                "oldest_age_s": max(lane.oldest_s for lane in lanes[name]),
-            }
-            for name in names
-        ]
-        return Fleet(beats, queues)
 
     async def jobs(
         self, who: Principal, *, status: str = "", analysis: str = "", limit: int = 50, before: str = ""

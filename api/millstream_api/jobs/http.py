@@ -14,11 +14,11 @@ from starlette.responses import Response
 
 from millstream.apikeys import Principal
 from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES, Problem
+from millstream.protocol.fleet import AnalysisInfo, Heartbeat, QueueStats
 from millstream.protocol.jobs import Snapshot, Status
 from millstream.protocol.messages import Attach, Cancel, Events, Submit, invalid_params
 from millstream.store.store import Submitted, new_job_id
 from millstream_api.jobs.commands import Commands
-from millstream_api.jobs.schemas import AnalysisInfo, QueueInfo, WorkerInfo
 from millstream_api.jobs.streams import JSON_LINES, SSE, Format, Stream, StreamResponse
 from millstream_api.negotiation import most_wanted
 from millstream_api.problems import problems
@@ -264,14 +264,14 @@ async def analysis(_: Who, commands: Do, name: str) -> Response:
     return _json(commands.catalog.find(name).as_dict())
 
 
-@router.get("/workers", response_model=list[WorkerInfo], responses=problems(*GENERAL))
+@router.get("/workers", response_model=list[Heartbeat], responses=problems(*GENERAL))
 async def workers(who: Who, commands: Do) -> Response:
     """The live workers, by their last heartbeat."""
     who.require("admin")
     return _json((await commands.fleet()).workers)
 
 
-@router.get("/queues", response_model=list[QueueInfo], responses=problems(*GENERAL))
+@router.get("/queues", response_model=list[QueueStats], responses=problems(*GENERAL))
 async def queues(who: Who, commands: Do) -> Response:
     """How full the queues are."""
     who.require("admin")

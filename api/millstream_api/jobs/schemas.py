@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from millstream.protocol.event_types import EVENT_TYPES, Json
+from millstream.protocol.fleet import AnalysisInfo
 from millstream.protocol.jobs import Snapshot
 
 
@@ -25,36 +26,6 @@ class ProblemDocument(Shape):
     instance: str | None = None
     errors: list[dict[str, Any]] | None = Field(default=None, description="each with a JSON Pointer and a detail")
     retry_after_s: float | None = None
-
-
-class AnalysisInfo(Shape):
-    name: str
-    description: str
-    params_schema: dict[str, Any]
-    result_schema: dict[str, Any]
-    timeout_s: float
-    queue: str
-
-
-class WorkerInfo(Shape):
-    worker: str
-    host: str
-    pid: int
-    queue: str
-    slots: int = Field(description="jobs it can run side by side")
-    running: int
-    rss: int = Field(description="resident memory, in bytes")
-    at: str = Field(description="its last heartbeat")
-    ended: dict[str, int] = Field(description="attempts since its start, by how they ended")
-
-
-class QueueInfo(Shape):
-    name: str
-    depth: int = Field(description="jobs that are due and wait")
-    by_priority: dict[str, int]
-    running: int
-    delayed: int = Field(description="jobs that are not due yet: delayed, or waiting for a retry")
-    oldest_age_s: float = Field(description="how long the first in line has waited")
 
 
 class TrafficInfo(Shape):

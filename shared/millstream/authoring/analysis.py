@@ -21,8 +21,8 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic_core import to_json
 
+from millstream.protocol.fleet import Advertisement
 from millstream.protocol.jobs import PRIORITIES
 
 
@@ -40,20 +40,18 @@ class Analysis:
     queue: str
     generator: bool
 
-    def advertisement(self, default_timeout_s: float) -> bytes:
-        """What workers tell the API of it, as JSON."""
+    def advertisement(self, default_timeout_s: float) -> Advertisement:
+        """What workers tell the API of it."""
         params_schema = self.params.model_json_schema()
         params_schema.pop("title", None)
-        return to_json(
-            {
-                "name": self.name,
-                "description": self.description,
-                "params_schema": params_schema,
-                "result_schema": self.returns.json_schema(mode="serialization"),
-                "timeout_s": self.timeout_s or default_timeout_s,
-                "max_attempts": self.max_attempts,
-                "queue": self.queue,
-            }
+        return Advertisement(
+            name=self.name,
+            description=self.description,
+            params_schema=params_schema,
+            result_schema=self.returns.json_schema(mode="serialization"),
+            timeout_s=self.timeout_s or default_timeout_s,
+            max_attempts=self.max_attempts,
+            queue=self.queue,
         )
 
 

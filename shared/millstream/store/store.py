@@ -8,13 +8,14 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import hiredis
 from pydantic_core import to_json
 
 from millstream.protocol.errors import Problem, StoreUnavailable
 from millstream.protocol.events import START, Cursor, read_logged
+from millstream.protocol.fleet import Advertisement, Heartbeat, LaneStats, QueueStats
 from millstream.protocol.jobs import PRIORITIES, Page, Snapshot, read_snapshot
 from millstream.store import keys
 from millstream.store.limits import Limits
@@ -71,17 +72,6 @@ class Claimed:
     analysis: str
     body: bytes
     adopted: bool
-
-
-class LaneStats(NamedTuple):
-    """How full one priority of a queue is: jobs that are due and wait, that run, and that are not due yet; the age of
-    the oldest that waits, in seconds.
-    """
-
-    due: int
-    running: int
-    delayed: int
-    oldest_s: float
 
 
 class LeaseLost(Exception):
@@ -274,20 +264,22 @@ class Store:
             raise KeyError(after)
         return [read_snapshot(id.decode(), fields) for id, fields in zip(reply[::2], reply[1::2], strict=True)]
 
-    async def workers(self) -> list[bytes]:
-        """The last heartbeat of each live worker, as JSON."""
+    async def workers(self) -> list[Heartbeat]:
+        """The last heartbeat of each live worker."""
         names = await self.pipeline.call("ZRANGE", keys.WORKERS, 0, -1)
         if not names:
             return []
         beats = await self.pipeline.call("MGET", *(keys.WORKER + name.decode() for name in names))
-        return [beat for beat in beats if beat]
+        return [Heartbeat.model_validate_json(beat) for beat in beats if beat]
 
-    async def queues(self, names: Sequence[str]) -> dict[str, list[LaneStats]]:
-        """How full each queue is, for each priority."""
+    async def queues(self, names: Sequence[str]) -> list[QueueStats]:
+        """How full each of these queues is."""
         lanes = [keys.lane(name, priority) for name in names for priority in PRIORITIES]
         flat = await self.run("queues", lanes)
-        rows = [LaneStats(flat[n], flat[n + 1], flat[n + 2], flat[n + 3] / 1000) for n in range(0, len(flat), 4)]
-        return {name: rows[3 * n : 3 * n + 3] for n, name in enumerate(names)}
+        rows = (flat[n : n + 4] for n in range(0, len(flat), 4))
+        stats = [LaneStats(due, running, delayed, age_ms / 1000) for due, running, delayed, age_ms in rows]
+        count = len(PRIORITIES)
+        return [QueueStats.of(name, stats[count * n : count * (n + 1)]) for n, name in enumerate(names)]
 
     async def expire(self, queue: str) -> None:
         """End the jobs of a queue that waited longer than a job may live. Workers do so too, when they meet one."""
@@ -296,15 +288,14 @@ class Store:
             while page >= 0:
                 page = await self.run("expire", [keys.lane(queue, priority)], offset=page)
 
-    async def analyses(self) -> dict[str, bytes]:
-        """What workers have advertised: JSON by name."""
-        reply = await self.pipeline.call("HGETALL", keys.ANALYSES)
-        return {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
+    async def analyses(self) -> list[Advertisement]:
+        """What workers have advertised."""
+        return [Advertisement.model_validate_json(text) for text in await self.pipeline.call("HVALS", keys.ANALYSES)]
 
     # What a worker does.
 
-    async def advertise(self, analyses: dict[str, bytes]) -> None:
-        pairs = (part for item in sorted(analyses.items()) for part in item)
+    async def advertise(self, analyses: Sequence[Advertisement]) -> None:
+        pairs = [part for item in analyses for part in (item.name, item.model_dump_json())]
         await self.run("advertise", rest=pairs, patience_s=0)
 
     async def abort(self) -> None:
