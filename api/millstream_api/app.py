@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import FastAPI, Query, Request, Response
+from pydantic_core import to_json
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from millstream.apikeys import Keys
+from millstream.apikeys import RELOAD_INTERVAL_S, Keys
+from millstream.background import Background
 from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import Problem
 from millstream.store.store import Store
@@ -57,11 +59,13 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = Store(settings.redis_url, name="api", limits=settings, patience_s=settings.store_patience_s)
-        relay = Relay(settings.redis_url, store, check_s=settings.check_s)
+        relay = Relay(settings.redis_url, store)
+        background = Background()
         commands = Commands(settings, store, relay, Keys(settings.api_keys_file), draining)
         sockets = Sockets(commands)
         app.state.commands = commands
-        app.state.sources = Sources(commands, sockets, app.state.traffic)
+        app.state.background = background
+        app.state.sources = Sources(commands, sockets, app.state.traffic, background)
         app.router.routes.append(WebSocketRoute("/ws", sockets.serve))
 
         async def drain() -> None:
@@ -73,13 +77,15 @@ def create_app(settings: ApiSettings) -> FastAPI:
         for doubt in await store.durability_warnings():
             log.warning("this store does not keep everything", doubt=doubt)
         await relay.open()
-        works = (_keep_catalog(commands), _keep_queues(commands), sockets.watch_keys(), sweep(directory))
-        background = [asyncio.create_task(work) for work in works]
+        background.when(relay.catalog_changed, "read the catalog", commands.refresh)
+        background.every(settings.check_s, "expire jobs", commands.expire)
+        background.every(settings.check_s, "check quiet logs", relay.check)
+        background.every(RELOAD_INTERVAL_S, "close sockets of revoked keys", sockets.close_revoked)
+        background.once("sweep broken uploads", lambda: sweep(directory))
         try:
             yield
         finally:
-            for task in background:
-                task.cancel()
+            await background.close()
             await relay.close()
             await store.close()
 
@@ -113,19 +119,19 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     @app.get("/healthz", tags=["server"])
     async def healthz() -> dict[str, str]:
-        """Does this process run? No I/O."""
+        """Liveness: the process is running. No I/O."""
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["server"], responses=problems("draining", "store_unavailable"))
     async def readyz() -> Response:
-        """Should this process get traffic? The store answers, and it is not draining."""
+        """Readiness: the store answers, and this process is not draining. `failing`: background tasks that do."""
         commands: Commands = app.state.commands
         if draining.is_set():
             return problem_response(Problem("draining", "This server is restarting.", retry_after_s=1), "/readyz")
         with suppress(Exception):
             async with asyncio.timeout(2):
                 await commands.store.pipeline.call("PING")
-            return Response(b'{"status":"ready"}', media_type="application/json")
+            return Response(to_json({"status": "ready", **_failing(app)}), media_type="application/json")
         return problem_response(Problem("store_unavailable", "The store does not answer.", retry_after_s=1), "/readyz")
 
     @app.get("/metrics", tags=["server"], response_class=Response, responses=METRICS)
@@ -175,16 +181,6 @@ def with_files(app: FastAPI) -> ASGIApp:
     return Connections(whole, stall_s=settings.send_timeout_s)
 
 
-async def _keep_queues(commands: Commands) -> None:
-    while True:
-        await asyncio.sleep(commands.settings.check_s)
-        await commands.expire()
-
-
-async def _keep_catalog(commands: Commands) -> None:
-    """Read what workers advertise at the start, and again whenever they say that it changed."""
-    changed = commands.relay.catalog_changed
-    while True:
-        changed.clear()
-        await commands.refresh()
-        await changed.wait()
+def _failing(app: FastAPI) -> dict[str, list[str]]:
+    background: Background = app.state.background
+    return {"failing": sorted(background.failing)} if background.failing else {}

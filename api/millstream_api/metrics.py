@@ -15,6 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from millstream.background import Background
 from millstream.protocol.errors import Problem
 from millstream_api.files.sending import Traffic
 from millstream_api.jobs.commands import Commands, Fleet
@@ -31,6 +32,7 @@ class Sources:
     commands: Commands
     sockets: Sockets
     traffic: Traffic
+    background: Background
 
 
 async def exposition(sources: Sources, accept: str) -> tuple[bytes, str]:
@@ -66,6 +68,9 @@ def _of_this_process(sources: Sources) -> Iterator[Metric]:
     yield _counter("submissions", "Jobs submitted here, by what came of it.", commands.submissions, "outcome")
     yield _gauge("followed_jobs", "Jobs whose events somebody here wants.", len(relay.hub.followers))
     yield _counter("events_relayed", "Events that came from the store to this process.", relay.events)
+    background = sources.background
+    yield _counter("background_failures", "Failed runs of background tasks.", background.failures, "task")
+    yield _gauge("background_failing", "Runs in a row that a background task has failed.", background.failing, "task")
     yield _gauge("draining", "1 while this process is about to end.", commands.draining.is_set())
     yield _gauge("file_streams", "File streams that are open.", traffic.open)
     yield _counter("file_streams_opened", "File streams that were ever opened.", traffic.streams)
@@ -91,6 +96,10 @@ def _of_the_fleet(fleet: Fleet | None) -> Iterator[Metric]:
     ):
         yield _gauge(name, text, {(w.queue, w.worker): getattr(w, field) for w in fleet.workers}, "queue", "worker")
     ended = {(w.queue, w.worker, how): n for w in fleet.workers for how, n in w.ended.items()}
+    failures = {(w.queue, w.worker, task): n for w in fleet.workers for task, n in w.failures.items()}
+    yield _counter(
+        "worker_background_failures", "Failed runs of a worker's background tasks.", failures, "queue", "worker", "task"
+    )
     yield _counter("worker_attempts", "Attempts that a worker has ended.", ended, "queue", "worker", "outcome")
 
 

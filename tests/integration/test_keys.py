@@ -25,7 +25,7 @@ from millstream.store.embedded import free_port
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Refused, rpc
 from tests.integration.web import JSONL, ended, problem, submit, web
-from tests.processes import Process, Processes, until
+from tests.processes import START_S, Process, Processes, until
 
 READ: list[Scope] = ["read"]
 SUBMIT: list[Scope] = ["submit"]
@@ -296,7 +296,7 @@ async def api_says(*arguments: str, **environment: str) -> tuple[int, str]:
         sys.executable, "-P", "-m", "millstream_api", *arguments, env={**os.environ, **environment},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(START_S):
         out, _ = await process.communicate()
     return process.returncode or 0, out.decode()
 

@@ -5,16 +5,14 @@ import os
 import secrets
 import signal
 import socket
-from contextlib import suppress
 
 import redis
 import structlog
 from redis.exceptions import RedisError
 
 from millstream.authoring.analysis import Analysis
+from millstream.background import Background
 from millstream.heap import freeze_startup_heap
-from millstream.protocol.errors import StoreUnavailable
-from millstream.protocol.fleet import Advertisement
 from millstream.store import keys
 from millstream.store.pipeline import shown
 from millstream.store.store import Store
@@ -59,7 +57,8 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
     await store.open()
     for doubt in await store.durability_warnings():
         log.warning("this store does not keep everything", doubt=doubt)
-    engine = Engine(settings, mine, store, name)
+    background = Background()
+    engine = Engine(settings, mine, store, name, background)
     loop = asyncio.get_running_loop()
     draining: list[asyncio.Task[None]] = []
 
@@ -71,25 +70,21 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     freeze_startup_heap()
-    advertising = loop.create_task(_advertise_again(store, advertised, settings.lease_s))
+
+    async def advertise_again() -> None:
+        if not await store.analyses():  # emptied while the connection stood
+            await store.advertise(advertised)
+
+    background.every(settings.lease_s, "advertise again", advertise_again)
     try:
         await engine.async_run()
     except asyncio.CancelledError:
         if not draining:
             raise
     finally:
-        advertising.cancel()
+        await background.close()
         if engine.tasks:  # they do not let go, and would keep this process for ever
             os._exit(1)
         await engine.close()
         await store.close()
     log.info("worker gone", worker=name)
-
-
-async def _advertise_again(store: Store, advertised: list[Advertisement], every_s: float) -> None:
-    """A store that was emptied while the connection stood has forgotten the analyses: tell it again."""
-    while True:
-        await asyncio.sleep(every_s)
-        with suppress(StoreUnavailable):
-            if not await store.analyses():
-                await store.advertise(advertised)

@@ -18,6 +18,7 @@ from arq.worker import Worker, func
 from redis.asyncio import ConnectionPool
 
 from millstream.authoring.analysis import Analysis
+from millstream.background import Background
 from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import StoreUnavailable
 from millstream.store import keys
@@ -36,7 +37,9 @@ CLAIM = 16  # jobs taken at a time, so that a burst is shared out among workers
 class Engine(Worker):
     """Runs the jobs of one queue. Create it inside a running loop; `main()` runs until `drain()`."""
 
-    def __init__(self, settings: WorkerSettings, analyses: dict[str, Analysis], store: Store, name: str) -> None:
+    def __init__(
+        self, settings: WorkerSettings, analyses: dict[str, Analysis], store: Store, name: str, background: Background
+    ) -> None:
         super().__init__(
             functions=[func(_claimed_only, name=analysis) for analysis in analyses],
             queue_name=keys.QUEUE,
@@ -52,6 +55,7 @@ class Engine(Worker):
         self._analyses = analyses
         self._known = "\n" + "\n".join(analyses) + "\n"
         self._store = store
+        self._background = background
         self._directory = ServedDirectory(settings.data_dir)
         self._bell = Pipeline(settings.redis_url, name=f"{name}-bell")
         self._stops = Pipeline(settings.redis_url, name=f"{name}-stops", on_connect=self._listen, on_push=self._on_push)
@@ -67,17 +71,16 @@ class Engine(Worker):
             slots=settings.max_jobs,
             queue=settings.queue,
             on_lost=self._lose,
+            health=background,
         )
 
     async def main(self) -> None:
         await asyncio.gather(self._bell.open(), self._stops.open())
         self.leases.start()
-        beside = [asyncio.create_task(self._tick()), asyncio.create_task(self._abort())]
-        try:
-            await super().main()
-        finally:
-            for task in beside:
-                task.cancel()
+        self._background.every(min(1, self._settings.stall_s / 4), "tick", self._tick)
+        # Stock arq clients leave word in a set, and ring no bell.
+        self._background.every(IDLE_POLL_S, "abort for stock arq", self._store.abort)
+        await super().main()
 
     async def close(self) -> None:
         await super().close()
@@ -85,20 +88,7 @@ class Engine(Worker):
         await asyncio.gather(self._bell.close(), self._stops.close())
 
     async def _tick(self) -> None:
-        while True:
-            self.leases.last_tick = time.monotonic()
-            await asyncio.sleep(min(1, self._settings.stall_s / 4))
-
-    async def _abort(self) -> None:
-        """End what stock arq clients want aborted, as far as it is ours. They leave word in a set, and ring no bell."""
-        while True:
-            try:
-                await self._store.abort()
-            except StoreUnavailable:
-                await self._store.pipeline.connected.wait()
-            except hiredis.ReplyError as error:
-                log.error("aborting failed", error=str(error))
-            await asyncio.sleep(IDLE_POLL_S)
+        self.leases.last_tick = time.monotonic()
 
     # Claiming.
 

@@ -13,6 +13,7 @@ import redis
 import structlog
 from redis.exceptions import RedisError
 
+from millstream.background import Health
 from millstream.protocol.events import rfc3339
 from millstream.protocol.fleet import Heartbeat
 from millstream.store import keys
@@ -39,6 +40,7 @@ class Leases(threading.Thread):
         slots: int,
         queue: str,
         on_lost: Callable[[str, str], None],
+        health: Health,
     ) -> None:
         super().__init__(name="leases", daemon=True)
         self.held: set[tuple[str, str]] = set()
@@ -50,6 +52,7 @@ class Leases(threading.Thread):
         self._slots = slots
         self._queue = queue
         self._on_lost = on_lost
+        self._health = health
         self._stopping = threading.Event()
         timeout = max(0.5, lease_s / 3)
         self._client = redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
@@ -57,15 +60,18 @@ class Leases(threading.Thread):
         self._renew = self._client.register_script(self._script.text)
 
     def run(self) -> None:
-        failing = False
+        unreachable = False
         while True:
             try:
                 self._beat()
-                failing = False
+                self._health.succeeded("heartbeat")
+                unreachable = False
             except RedisError as error:
-                if not failing:
+                if not unreachable:
                     log.warning("leases could not be renewed", error=str(error))
-                failing = True
+                unreachable = True
+            except Exception as error:
+                self._health.failed("heartbeat", error)
             if self._stopping.wait(self._lease_ms / 3000):
                 return
 
@@ -94,6 +100,7 @@ class Leases(threading.Thread):
             rss=_rss_bytes(),
             at=rfc3339(time.time_ns() // 1_000_000),
             ended=dict(self.ended),
+            failures=dict(self._health.failures),
         ).model_dump_json()
 
     def stop(self) -> None:

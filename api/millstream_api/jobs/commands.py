@@ -109,9 +109,8 @@ class Commands:
 
     async def expire(self) -> None:
         """End what waited longer than a job may live, though no worker comes for it."""
-        with suppress(StoreUnavailable):
-            for queue in self._queues():
-                await self.store.expire(queue)
+        for queue in self._queues():
+            await self.store.expire(queue)
 
     def _queues(self) -> list[str]:
         return sorted({"default", *(entry.queue for entry in self.catalog.entries.values())})

@@ -30,26 +30,23 @@ class Relay:
     counts what came.
     """
 
-    def __init__(self, url: str, store: Store, *, check_s: float) -> None:
+    def __init__(self, url: str, store: Store) -> None:
         self.node = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         self.hub = Hub(self._forget)
         self.catalog_changed = asyncio.Event()
         self.events = 0
         self._store = store
-        self._check_s = check_s
         self._pipeline = Pipeline(url, name=f"{self.node}-relay", on_connect=self._listen, on_push=self._on_push)
         self._heard: dict[str, int] = {}
         self._forgetting: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._checker: asyncio.Task[None] | None = None
 
     async def open(self) -> "Relay":
         await self._pipeline.open()
-        self._checker = asyncio.create_task(self._check_for_ever(), name="relay check")
         return self
 
     async def close(self) -> None:
-        for task in [*self._tasks, *([self._checker] if self._checker else [])]:
+        for task in self._tasks:
             task.cancel()
         await self._pipeline.close()
 
@@ -91,13 +88,7 @@ class Relay:
             for follower in tuple(self.hub.followers[job]):
                 follower.fall_behind()
 
-    async def _check_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._check_s)
-            with suppress(StoreUnavailable):
-                await self._check()
-
-    async def _check(self) -> None:
+    async def check(self) -> None:
         """Compare the ends of the logs that have been quiet since the last look with the store."""
         heard = {
             job: max(follower.cursor.seq for follower in followers)

@@ -12,7 +12,7 @@ import structlog
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from millstream.apikeys import RELOAD_INTERVAL_S, Principal
+from millstream.apikeys import Principal
 from millstream.protocol.errors import Problem
 from millstream.protocol.events import START
 from millstream.protocol.messages import SOCKET, Attach, Submit, read_cursor
@@ -70,15 +70,13 @@ class Sockets:
         found = Counter(socket.protocol for socket in self._open)
         return {"plain": found[None], PROTOCOL: found[PROTOCOL]}
 
-    async def watch_keys(self) -> None:
-        """For ever: close the sockets of keys that were revoked or have expired."""
+    async def close_revoked(self) -> None:
+        """Close the sockets of keys that were revoked or have expired."""
         keys = self._commands.keys
-        while True:
-            await asyncio.sleep(RELOAD_INTERVAL_S)
-            gone = {who for who in {socket.who for socket in self._open} if not keys.is_still_valid(who)}
-            for socket in tuple(self._open):
-                if socket.who in gone:
-                    socket.end(POLICY)
+        gone = {who for who in {socket.who for socket in self._open} if not keys.is_still_valid(who)}
+        for socket in tuple(self._open):
+            if socket.who in gone:
+                socket.end(POLICY)
 
     async def drain(self) -> None:
         """Tell every client to reconnect, let what is owed to it go out, and close."""

@@ -23,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
+from millstream.backoff import backoff_s
 from millstream.protocol.event_types import TERMINAL_TYPES
 
 Event = dict[str, Any]
@@ -182,8 +183,8 @@ class Client:
             for future in self._replies.values():
                 if not future.done():
                     future.set_exception(ConnectionError("the connection broke"))
-            for delay_s in (0.02 * 1.5**n for n in count()):
-                await asyncio.sleep(min(1.0, delay_s))
+            for failures in count(1):
+                await asyncio.sleep(backoff_s(failures, first_s=0.02, max_s=1))
                 with suppress(OSError, InvalidHandshake, InvalidStatus, TimeoutError):
                     await self._connect()
                     break

@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from millstream.store.embedded import EmbeddedStore, start_embedded
+from millstream.backoff import backoff_s
+from millstream.store.embedded import EmbeddedStore, NoStore, start_embedded
 from millstream.store.pipeline import shown
 
 USAGE_ERROR = 2  # a child that ends with this was started wrongly: starting it again would not help
@@ -127,7 +128,7 @@ class Supervisor:
                 self._fail(f"{child.name} could not be started; what it printed says why.")
                 return
             child.restarts = 0 if time.monotonic() - began > 10 else child.restarts + 1
-            await asyncio.sleep(min(5.0, 0.1 * 2**child.restarts) if child.restarts else 0)
+            await asyncio.sleep(backoff_s(child.restarts, first_s=0.2, max_s=5) if child.restarts else 0)
             await child.start()
             self.say(f"{child.name} (pid {pid}) {ending(code)}; started again as pid {child.pid}")
 
@@ -136,7 +137,11 @@ class Supervisor:
             pid, code = store.process.pid, await store.process.wait()
             if self._stopping:
                 return
-            await store.restart(preexec=end_with_parent)
+            try:
+                await store.restart(preexec=end_with_parent)
+            except NoStore as error:
+                self._fail(f"The embedded store {ending(code)} and could not be started again. {error}")
+                return
             self.say(f"store (pid {pid}) {ending(code)}; started again as pid {store.process.pid}")
 
     def _fail(self, reason: str) -> None:

@@ -28,6 +28,7 @@ class Heartbeat(Told):
     rss: int = Field(default=0, description="resident memory, in bytes")
     at: str = Field(description="its last heartbeat")
     ended: dict[str, int] = Field(default_factory=dict, description="attempts since its start, by how they ended")
+    failures: dict[str, int] = Field(default_factory=dict, description="failed runs of its background tasks, by task")
 
 
 class AnalysisInfo(Told):

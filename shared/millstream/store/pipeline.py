@@ -17,6 +17,7 @@ import structlog
 from redis.asyncio import Connection, ConnectionPool
 from redis.exceptions import RedisError
 
+from millstream.backoff import backoff_s
 from millstream.protocol.errors import StoreUnavailable
 
 log = structlog.get_logger("millstream.store.store")
@@ -130,7 +131,7 @@ class Pipeline:
                 self._fail_waiting()
                 with contextlib.suppress(RedisError, OSError):
                     await connection.disconnect(nowait=True)
-            await asyncio.sleep(random.uniform(0.5, 1) * min(1.0, 0.02 * 2**failures))
+            await asyncio.sleep(random.uniform(0.5, 1) * backoff_s(failures, first_s=0.04, max_s=1))
 
     async def _serve(self, connection: Connection) -> None:
         """Read replies until the connection breaks."""
