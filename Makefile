@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test mutants system browser lint types fmt bench bench-files lock clean
+.PHONY: help demo up test mutants system browser lint types docs fmt bench bench-files lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -32,6 +32,9 @@ lint: .venv/dev  ## ruff and the import contracts
 
 types: .venv/dev ## mypy --strict
 	$(BIN)/mypy
+
+docs: .venv/dev  ## write the parts of the docs that are made from tables and commands
+	$(BIN)/python -m tests.generated_docs
 
 fmt: .venv/dev   ## format the code
 	$(BIN)/ruff check --fix-only .

@@ -18,7 +18,6 @@ from millstream_api.settings import ApiSettings
 
 app = App(
     name="millstream api",
-    help="Run one API process: WebSocket at /ws, HTTP beside it, until SIGTERM.",
     help_epilogue="Settings (environment or .env):\n\n" + settings_table(ApiSettings),
     help_format="plaintext",
     version_flags=[],
@@ -46,6 +45,7 @@ def api(
     port: Annotated[int, Parameter(help="the port to listen on")] = 8000,
     redis: Annotated[str | None, Parameter(help="the store; overrides MILLSTREAM_REDIS_URL")] = None,
 ) -> int:
+    """Run one API process: WebSocket at /ws, HTTP beside it, until SIGTERM."""
     given: dict[str, Any] = {} if redis is None else {"redis_url": redis}
     try:
         settings = ApiSettings(**given)

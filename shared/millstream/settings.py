@@ -27,14 +27,14 @@ class Settings(Limits, BaseSettings):
 def settings_table(settings: type[Settings]) -> str:
     """Every setting with its default and meaning, as lines for --help."""
     rows = [
-        (f"MILLSTREAM_{name.upper()}", _shown_default(field.default), field.description or "")
+        (f"MILLSTREAM_{name.upper()}", shown_default(field.default), field.description or "")
         for name, field in settings.model_fields.items()
     ]
     width = max(len(name) for name, _, _ in rows)
     return "\n".join(f"{name:<{width}}  {text} [{default}]" for name, default, text in rows)
 
 
-def _shown_default(value: Any) -> str:
+def shown_default(value: Any) -> str:
     return "not set" if value in (None, "", ()) else str(value)
 
 

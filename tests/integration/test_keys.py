@@ -219,7 +219,7 @@ async def test_the_key_that_a_browser_offers_is_never_echoed(guarded: Guarded) -
 async def millstream(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """Run the command; returns its exit code and what it wrote."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from millstream.command import main; main()", *arguments,
+        sys.executable, "-c", "from millstream.command import run; run()", *arguments,
         env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()

@@ -16,7 +16,6 @@ from millstream_worker.settings import WorkerSettings
 
 app = App(
     name="millstream worker",
-    help="Run one worker: it claims jobs and runs their analyses until SIGTERM.",
     help_epilogue="Settings (environment or .env):\n\n" + settings_table(WorkerSettings),
     help_format="plaintext",
     version_flags=[],
@@ -34,6 +33,7 @@ def worker(
         bool, Parameter(help="only say whether a worker of this host is alive, by exit code", negative="")
     ] = False,
 ) -> int:
+    """Run one worker: it claims jobs and runs their analyses until SIGTERM."""
     given: dict[str, Any] = {"redis_url": redis, "analyses": analyses}
     try:
         settings = WorkerSettings(**{name: value for name, value in given.items() if value is not None})

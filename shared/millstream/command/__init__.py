@@ -6,7 +6,7 @@ It starts the tiers as processes of their own and imports neither.
 import sys
 
 
-def main() -> None:
+def run() -> None:
     """Run the command, or say which packages it needs: clients and authors may have installed none of them."""
     try:
         from millstream.command.main import app

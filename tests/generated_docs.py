@@ -1,0 +1,139 @@
+"""The parts of the docs that are made from tables and commands: `make docs` writes them, the tests compare them.
+
+A part stands in a page between `<!-- generated: NAME -->` and `<!-- end -->`.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from cyclopts import Parameter
+from pydantic import BaseModel
+
+from millstream.command import main
+from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES, ProblemType
+from millstream.protocol.event_types import EVENT_TYPES
+from millstream.protocol.jobs import TRANSITIONS, Status
+from millstream.settings import Settings, shown_default
+from millstream.store import keys
+from millstream.store.scripts import load_scripts
+from millstream_api.__main__ import api
+from millstream_api.settings import ApiSettings
+from millstream_worker.__main__ import worker
+from millstream_worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parents[1]
+PART = re.compile(r"(<!-- generated: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    """A Markdown table; the first row is its head."""
+    head, *others = rows
+    lines = [head, ("---",) * len(head), *others]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def events() -> str:
+    rows = [(f"`{name}`", members(kind.data), ends(kind.summary, kind.terminal)) for name, kind in EVENT_TYPES.items()]
+    return table(("type", "data", "when"), *rows)
+
+
+def ends(summary: str, terminal: bool) -> str:
+    return f"terminal: {summary}" if terminal else summary
+
+
+def members(model: Any) -> str:
+    """The members of an object, those that may be absent with a question mark."""
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return "any JSON value"
+    names = (name if field.is_required() else f"{name}?" for name, field in model.model_fields.items())
+    return f"`{{{', '.join(names)}}}`"
+
+
+def problems(types: Mapping[str, ProblemType]) -> str:
+    rows = [("slug", "code", "HTTP", "title", "cause")]
+    for slug, kind in types.items():
+        rows.append((f"`{slug}`", str(kind.code or ""), str(kind.status), kind.title, kind.cause))
+    return table(*rows)
+
+
+def settings(tier: type[Settings], *, common: bool) -> str:
+    rows = [
+        (f"`MILLSTREAM_{name.upper()}`", field.description or "", shown_default(field.default))
+        for name, field in tier.model_fields.items()
+        if (name in Settings.model_fields) == common
+    ]
+    return table(("setting", "meaning", "default"), *rows)
+
+
+def states() -> str:
+    arrows = [f"    {before} --> {after}" for before, following in TRANSITIONS.items() for after in sorted(following)]
+    final = [f"    {status} --> [*]" for status in Status if not TRANSITIONS[status]]
+    return "\n".join(["```mermaid", "stateDiagram-v2", "    [*] --> queued", *arrows, *final, "```", ""])
+
+
+def scripts() -> str:
+    rows = []
+    for name, script in load_scripts().items():
+        head = script.text.partition(f"-- {name}: ")[2].partition("\n-- ")[0]
+        summary = re.sub(r"\n-- ", " ", head).partition(". ")[0].rstrip(".")
+        rows.append((f"`{name}`", summary))
+    return table(("script", "what it does"), *rows)
+
+
+def keys_table() -> str:
+    return "".join(f"{line}\n" for line in (keys.__doc__ or "").splitlines() if line.startswith("|"))
+
+
+def options(command: Callable[..., Any]) -> str:
+    """The arguments of a command, in the words of its --help."""
+    hints = get_type_hints(command, include_extras=True)
+    rows = [("argument", "meaning", "default")]
+    for name, parameter in inspect.signature(command).parameters.items():
+        (about,) = (item for item in hints[name].__metadata__ if isinstance(item, Parameter))
+        option = f"--{name}" if parameter.kind is parameter.KEYWORD_ONLY else name.upper()
+        default = "required" if parameter.default is parameter.empty else shown_default(parameter.default)
+        rows.append((f"`{next(iter(about.name or ()), option)}`", about.help or "", default))
+    return f"{inspect.getdoc(command)}\n\n{table(*rows)}"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "events": events,
+    "errors": partial(problems, PROBLEM_TYPES),
+    "job-failures": partial(problems, JOB_FAILURES),
+    "settings-common": partial(settings, Settings, common=True),
+    "settings-api": partial(settings, ApiSettings, common=False),
+    "settings-worker": partial(settings, WorkerSettings, common=False),
+    "states": states,
+    "scripts": scripts,
+    "keys": keys_table,
+    "help-up": partial(options, main.up),
+    "help-demo": partial(options, main.demo),
+    "help-keys-new": partial(options, main.keys_new),
+    "help-keys-list": partial(options, main.keys_list),
+    "help-keys-revoke": partial(options, main.keys_revoke),
+    "help-api": partial(options, api),
+    "help-worker": partial(options, worker),
+}
+
+
+def pages() -> Iterator[tuple[Path, str, str]]:
+    """Each page that has such a part, as it stands and as it should stand."""
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        if path.exists() and PART.search(text := path.read_text()):
+            yield path, text, PART.sub(lambda part: part[1] + PARTS[part[2]]() + part[4], text)
+
+
+def write() -> None:
+    for path, text, wanted in pages():
+        if text != wanted:
+            path.write_text(wanted)
+            print(f"written: {path.relative_to(ROOT)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    write()
