@@ -74,8 +74,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
         app.state.drain = drain
         await store.open()
-        for doubt in await store.durability_warnings():
-            log.warning("this store does not keep everything", doubt=doubt)
+        for warning in await store.durability_warnings():
+            log.warning("the store is not configured for durability", warning=warning)
         await relay.open()
         background.when(relay.catalog_changed, "read the catalog", commands.refresh)
         background.every(settings.check_s, "expire jobs", commands.expire)

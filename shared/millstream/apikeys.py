@@ -42,7 +42,7 @@ class Principal:
             raise Problem("forbidden", f"This key lacks the scope {scope!r}; it has: {has}.")
 
 
-ANONYMOUS = Principal("", frozenset(SCOPES))  # where no keys are set up
+ANONYMOUS = Principal("", frozenset(SCOPES))  # every client, where no keys are set up
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,8 @@ def _principal(key: Key) -> Principal:
 
 
 class Keys:
-    """The keys of one process, kept up to date with their file. `path` None: no keys are set up, anybody may do
-    anything.
+    """The keys of one process, kept up to date with their file. `path` None: no keys are set up, and every
+    client may do everything.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -150,7 +150,7 @@ class Keys:
         return _principal(found)
 
     def is_still_valid(self, who: Principal) -> bool:
-        """Is the key that somebody came with still good for the same? Not when it was revoked, or has expired."""
+        """Is this principal's key still valid, with the same owner and scopes?"""
         if self.path is None:
             return True
         self._look(self.path)

@@ -25,7 +25,7 @@ Step = Callable[[], Awaitable[object]]
 
 
 class Health:
-    """Which tasks of a process fail. Safe to tell from any thread; tasks that are not asyncio's tell it themselves.
+    """Which tasks of a process fail. Safe to call from any thread; tasks outside asyncio report here themselves.
 
     `failures` counts since the start, by task; `failing` has those whose last run failed, and how many runs in a row.
     """

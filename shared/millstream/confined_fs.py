@@ -26,11 +26,11 @@ MAX_DEPTH = 100  # steps in a path: a walk holds a descriptor open for each
 
 
 class NotServed(Exception):
-    """There is nothing there, as far as anybody outside may know."""
+    """Not served: to clients, nothing exists at this path."""
 
 
 class NoDirectory(Exception):
-    """The directory to be served is none, and cannot be made; the message says why."""
+    """The directory to be served does not exist and cannot be created; the message says why."""
 
 
 class Missing(NotServed):
@@ -38,7 +38,7 @@ class Missing(NotServed):
 
 
 class Opened(NamedTuple):
-    """A descriptor, for reading, of a regular file, and what was found there. Whoever gets it closes it."""
+    """A descriptor, for reading, of a regular file, and its stat result. The receiver closes it."""
 
     file: int
     found: os.stat_result
@@ -57,7 +57,7 @@ def parts(path: str) -> tuple[str, ...]:
 
 
 def _served(name: str) -> bool:
-    """May a file or directory of this name be seen? One that is no text may not: no URL and no JSON could hold it."""
+    """May a file or directory of this name be served? Not one that no URL or JSON can hold."""
     try:
         return 0 < len(name.encode()) <= 255 and name[0] != "." and "\0" not in name and "\\" not in name
     except UnicodeEncodeError:

@@ -6,8 +6,8 @@ YOUNG = 10_000  # new objects before the young ones are looked at; Python's 700 
 
 
 def freeze_startup_heap() -> None:
-    """For when everything is loaded. What is there now stays, so the collector need not look at it ever again: each
-    full collection would stop the loop for some 50 ms, to find nothing.
+    """Call it once everything is loaded. Objects that exist now stay alive anyway, so the collector need not visit
+    them: each full collection would stop the loop for some 50 ms and free nothing.
     """
     gc.collect()
     gc.freeze()

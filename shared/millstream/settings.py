@@ -16,8 +16,10 @@ class Settings(Limits, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MILLSTREAM_", env_file=".env", extra="ignore", frozen=True)
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="the store: redis://, rediss:// or unix://")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
-    data_dir: Path = Field(Path("data"), description="the directory of files that are served, and that analyses read")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the lowest level that is logged"
+    )
+    data_dir: Path = Field(Path("data"), description="the directory of files that are served and that analyses read")
     store_patience_s: float = Field(
         10, gt=0, description="how long a call waits through an outage of the store before it fails, in seconds"
     )

@@ -25,5 +25,5 @@ def test_a_port_that_is_taken_is_not_free(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(random, "sample", lambda *_: [port, free])
         assert free_port() == free
         monkeypatch.setattr(random, "sample", lambda *_: [port])
-        with pytest.raises(NoStore, match="none is free"):
+        with pytest.raises(NoStore, match="None of 100 ports"):
             free_port()

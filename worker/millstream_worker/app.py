@@ -1,4 +1,4 @@
-"""A worker process: load the analyses, tell the API of them, run the engine until a signal comes."""
+"""A worker process: advertise its analyses and run the engine until a signal comes."""
 
 import asyncio
 import os
@@ -33,11 +33,11 @@ def alive(settings: WorkerSettings) -> int:
             names = [name.decode() for name in client.zrange(keys.WORKERS, 0, -1)]
             beats = [client.get(keys.WORKER + name) for name in names if name.startswith(f"{socket.gethostname()}-")]
     except RedisError as error:
-        print(f"The store cannot be asked: {error}")
+        print(f"The store cannot be reached: {error}")
         return 1
     if any(beats):
         return 0
-    print("No worker of this host has sent a heartbeat of late.")
+    print("No worker on this host has sent a recent heartbeat.")
     return 1
 
 
@@ -55,8 +55,8 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
     )
     log.info("worker starting", worker=name, store=shown(settings.redis_url), analyses=sorted(mine))
     await store.open()
-    for doubt in await store.durability_warnings():
-        log.warning("this store does not keep everything", doubt=doubt)
+    for warning in await store.durability_warnings():
+        log.warning("the store is not configured for durability", warning=warning)
     background = Background()
     engine = Engine(settings, mine, store, name, background)
     loop = asyncio.get_running_loop()
@@ -83,8 +83,8 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
             raise
     finally:
         await background.close()
-        if engine.tasks:  # they do not let go, and would keep this process for ever
+        if engine.tasks:  # they ignore being cancelled, and would keep the process alive
             os._exit(1)
         await engine.close()
         await store.close()
-    log.info("worker gone", worker=name)
+    log.info("worker stopped", worker=name)

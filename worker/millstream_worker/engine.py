@@ -1,7 +1,7 @@
 """The engine: an arq worker whose claiming, leasing and ending are scripts of our own on arq's own keys.
 
-What is left of arq.Worker: `main()` and its loop, the slots, the tasks, the counters, the function table, `close()`.
-What is replaced: `_poll_iteration` (it claims, then waits for the bell) and `run_job` (it runs an attempt). The
+Kept from arq.Worker: `main()` and its loop, the slots, the tasks, the counters, the function table, `close()`.
+Replaced: `_poll_iteration` (it claims, then waits for the bell) and `run_job` (it runs an attempt). The
 signatures of both, and of what they touch, are held by tests/unit/test_arq_contract.py.
 """
 
@@ -30,7 +30,7 @@ from millstream_worker.settings import WorkerSettings
 
 log = structlog.get_logger("millstream.worker")
 
-IDLE_POLL_S = 0.5  # how often an idle worker looks by itself: for what stock arq enqueued, and for bells that were lost
+IDLE_POLL_S = 0.5  # how often an idle worker polls: for jobs of stock arq, and for lost bells
 CLAIM = 16  # jobs taken at a time, so that a burst is shared out among workers
 
 
@@ -134,7 +134,7 @@ class Engine(Worker):
         self.leases.held.discard((job.id, job.token))
         self.attempts.pop((job.id, job.token), None)
         task = self.tasks.pop(key)
-        if not task.cancelled() and (error := task.exception()):  # a defect of ours: the lease will run out
+        if not task.cancelled() and (error := task.exception()):  # a defect: the job runs again when the lease expires
             log.error("attempt failed unexpectedly", job=job.id, exc_info=error)
         self._release_sem_dec_counter_on_complete()
         self._slot_freed.set()
@@ -194,7 +194,7 @@ class Engine(Worker):
         self.allow_pick_jobs = False
         settings = self._settings
         log.info("draining", running=len(self.tasks))
-        await self._bell.close()  # or this worker would hear bells that are meant for others
+        await self._bell.close()  # or this worker would take bells that are meant for others
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.finish_s):
                 while self.tasks:
@@ -207,7 +207,7 @@ class Engine(Worker):
                 while self.tasks:
                     await asyncio.wait(self.tasks.values())
         if self.tasks:
-            log.warning("jobs did not let go in time", jobs=[key.split()[0] for key in self.tasks])
+            log.warning("jobs did not stop before the drain deadline", jobs=[key.split()[0] for key in self.tasks])
         self._drained.set()
         if self.main_task:
             self.main_task.cancel()
@@ -218,5 +218,5 @@ class Engine(Worker):
 
 
 async def _claimed_only(ctx: dict[Any, Any]) -> None:
-    """Stands in arq's table of functions, which may not be empty; `run_job` never looks there."""
+    """A placeholder: arq's table of functions may not be empty. `run_job` never calls it."""
     raise AssertionError("jobs are run by Engine.run_job")

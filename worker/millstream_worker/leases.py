@@ -1,5 +1,5 @@
 """The heartbeat: renews the leases of running jobs, from a thread with a connection of its own, so that an event loop
-that is busy does not lose them. A watchdog keeps a loop that hangs from holding them for ever.
+that is busy does not lose them. A watchdog keeps a stalled loop from holding them for ever.
 """
 
 import os
@@ -80,7 +80,7 @@ class Leases(threading.Thread):
         stalled_s = time.monotonic() - self.last_tick
         if stalled_s > self._stall_s:
             if held:
-                log.error("the event loop hangs: its jobs are given up", stalled_s=round(stalled_s), jobs=len(held))
+                log.error("event loop stalled; releasing its jobs", stalled_s=round(stalled_s), jobs=len(held))
             return  # and no heartbeat: this worker is not well
         pairs = [part for pair in held for part in pair]
         heartbeat = self._heartbeat(len(held))

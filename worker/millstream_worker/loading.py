@@ -1,4 +1,4 @@
-"""Which analyses a worker runs: those of installed packages, and those of the modules and files that it is told."""
+"""Which analyses a worker runs: those of installed packages, and those of the modules and files in its settings."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The Python client: submit, watch, and be there again after the connection broke.
+"""The Python client: submit, watch, and resume after a broken connection.
 
     async with Client("ws://127.0.0.1:8000/ws") as client:
         job = await client.submit("text.stats", {"text": text})
@@ -6,8 +6,8 @@
             print(event["type"], event["data"])
         print(job.result)
 
-A connection that breaks is made again, and every job that is being watched goes on from its cursor: no event is
-missed and none comes twice. A submit whose reply got lost is sent again with the same idempotency key, so it is one
+It reconnects, and every job that is being watched continues from its cursor: no event is
+missed or repeated. A submit whose reply got lost is sent again with the same idempotency key, so it is one
 job.
 """
 
@@ -82,7 +82,7 @@ class Job:
 
 
 class Client:
-    """One connection to `/ws`, kept. `gaps` counts the times the server said that events are lost."""
+    """A connection to `/ws` that is made again when it breaks. `gaps` counts the server's notices of lost events."""
 
     def __init__(self, url: str, *, key: str | None = None, give_up_s: float = 60) -> None:
         self.url = url
@@ -169,7 +169,7 @@ class Client:
         finally:
             self._replies.pop(id, None)
             if future.done() and not future.cancelled():
-                future.exception()  # nobody may have come to wait for it
+                future.exception()  # mark as retrieved: the caller may be gone
 
     async def _keep(self) -> None:
         while True:
@@ -207,7 +207,7 @@ class Client:
             return
 
     def _fail_lost(self, job: Job, detail: str) -> None:
-        """The server knows the job no more: let whoever watches it have an end."""
+        """The server no longer has the job: end the iteration of its reader."""
         self._jobs.pop(job.id, None)
         error = {"code": "job_not_found", "message": detail}
         job._deliver({"job": job.id, "cursor": job.cursor, "type": "failed", "data": {"error": error}})

@@ -17,11 +17,11 @@ TEXTS = [text for text in topics.values() if isinstance(text, str) and len(text)
 
 
 class Wrong(Exception):
-    """Something on the tour was not as it must be."""
+    """A check of the tour failed."""
 
 
 async def tour(supervisor: Supervisor) -> bool:
-    """Show each part and say what was seen. Returns whether all was as it must be."""
+    """Run each step and print what was seen. Returns whether all checks passed."""
     url = supervisor.url.replace("http", "ws", 1) + "/ws"
     steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
         ("A plain client sends 'hello'", lambda: _plain(url)),
@@ -40,7 +40,7 @@ async def tour(supervisor: Supervisor) -> bool:
         except (Wrong, JobFailed, TimeoutError) as error:
             say(f"   FAILED: {error or 'no answer within 60 s'}")
             good = False
-    say("\nAll of it was as it must be." if good else "\nSomething was not as it must be, see above.")
+    say("\nAll checks passed." if good else "\nA check failed; see above.")
     return good
 
 
@@ -69,7 +69,7 @@ async def _many(url: str) -> str:
     _must(characters == sum(map(len, texts)), "the characters counted are not those sent")
     shares = ", ".join(f"{name}: {count}" for name, count in sorted(workers.items()))
     return (
-        f"{len(jobs)} results, {sum(map(len, seen))} events, each log without hole or double, in {elapsed:.2f} s "
+        f"{len(jobs)} results, {sum(map(len, seen))} events, each log without gaps or duplicates, in {elapsed:.2f} s "
         f"({len(jobs) / elapsed:.0f} jobs/s, {characters / elapsed / 1e6:.1f} MB/s of text)\nby {shares}"
     )
 
@@ -148,8 +148,8 @@ async def _watch(job: Job) -> list[Event]:
 
 
 def _whole(events: list[Event]) -> None:
-    """A log as it was watched: from event 2 on, without hole or double, one terminal event."""
-    _must([event["seq"] for event in events] == list(range(2, len(events) + 2)), "the log has a hole or a double")
+    """A log as it was watched: from event 2 on, without gaps or duplicates, one terminal event."""
+    _must([event["seq"] for event in events] == list(range(2, len(events) + 2)), "the log has a gap or a duplicate")
 
 
 def _must(condition: bool, otherwise: str) -> None:

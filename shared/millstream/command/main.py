@@ -30,11 +30,11 @@ app = App(
 Host = Annotated[str, Parameter(help="the address to listen on")]
 Port = Annotated[int, Parameter(help="the port to listen on")]
 Workers = Annotated[int, Parameter(help="how many workers to run")]
-Redis = Annotated[str | None, Parameter(help="a store that runs already, instead of an embedded one")]
+Redis = Annotated[str | None, Parameter(help="URL of a running store, instead of an embedded one")]
 Data = Annotated[
     Path | None,
     Parameter(
-        help="the directory whose files are served; the embedded store lives in it, hidden "
+        help="the directory whose files are served; also holds the embedded store's data (.store) "
         "[default: MILLSTREAM_DATA_DIR, or data]"
     ),
 ]
@@ -44,7 +44,7 @@ Data = Annotated[
 def up(
     *, port: Port = 8000, host: Host = "127.0.0.1", workers: Workers = 2, redis: Redis = None, data: Data = None
 ) -> int:
-    """Run everything on this machine: an embedded store, an API, workers. Ctrl-C drains and ends it."""
+    """Run everything on this machine: an embedded store, an API, workers. Ctrl-C drains and stops it."""
     return asyncio.run(_run(Supervisor(host, port, workers, _data_dir(data), redis)))
 
 
@@ -55,7 +55,7 @@ def demo(
     workers: Workers = 2,
     data: Data = None,
     exit: Annotated[
-        bool, Parameter(help="end after the tour, with 0 when all went well and 1 otherwise", negative="")
+        bool, Parameter(help="stop after the tour, with exit code 0 if all checks passed, else 1", negative="")
     ] = False,
 ) -> int:
     """Run everything, and a tour of the main job on real text over real sockets."""
@@ -81,20 +81,20 @@ def worker(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=
     os.execv(sys.executable, [sys.executable, "-P", "-m", "millstream_worker", *arguments])
 
 
-keys = App(name="keys", help="API keys: who may use a server, and for what.", help_format="plaintext")
+keys = App(name="keys", help="Manage API keys: who may use a server, and for what.", help_format="plaintext")
 app.command(keys)
 KeyFile = Annotated[Path, Parameter(name="--file", env_var="MILLSTREAM_API_KEYS_FILE", help="the file of keys")]
 
 
 @keys.command(name="new")
 def keys_new(
-    name: Annotated[str, Parameter(help="the owner of what is made with it; several keys may have the same")],
+    name: Annotated[str, Parameter(help="the owner of jobs submitted with it; several keys may share one")],
     *,
-    scope: Annotated[list[Scope], Parameter(help="what it may be used for; may be repeated", negative="")],
-    days: Annotated[int | None, Parameter(help="how long it is good for (absent: for ever)")] = None,
+    scope: Annotated[list[Scope], Parameter(help="what it may be used for (repeatable)", negative="")],
+    days: Annotated[int | None, Parameter(help="days until it expires (absent: it never does)")] = None,
     file: KeyFile = Path("keys.json"),
 ) -> int:
-    """Make a key and show it, once. A server that reads the file knows it within a second."""
+    """Make a key and show it, once. Servers that read the file accept it within a second."""
     if not re.fullmatch(r"[A-Za-z0-9._@-]{1,64}", name):
         print("A name has 1 to 64 letters, digits, dots, dashes, underscores or @.", file=sys.stderr)
         return 2
@@ -104,10 +104,10 @@ def keys_new(
 
 @keys.command(name="list")
 def keys_list(*, file: KeyFile = Path("keys.json")) -> int:
-    """Show which keys there are."""
+    """List the keys."""
     try:
         for key in read_keys(file):
-            until = f"until {key.expires}" if key.expires else "for ever"
+            until = f"until {key.expires}" if key.expires else "no expiry"
             print(f"{key.id}  {key.owner:<20} {','.join(key.scopes):<30} {until}")
     except BadKeyFile as error:
         print(error, file=sys.stderr)
@@ -119,7 +119,7 @@ def keys_list(*, file: KeyFile = Path("keys.json")) -> int:
 def keys_revoke(
     id: Annotated[str, Parameter(help="as 'keys list' shows it")], *, file: KeyFile = Path("keys.json")
 ) -> int:
-    """Make a key useless, within a second."""
+    """Revoke a key; servers notice within a second."""
 
     def without(known: list[Key]) -> list[Key]:
         if all(key.id != id for key in known):
@@ -157,9 +157,9 @@ async def _run(
     def on_signal() -> None:
         if stop.is_set():
             supervisor.kill()
-            supervisor.say("ended at once")
+            supervisor.say("Stopped.")
             os._exit(1)
-        supervisor.say("draining; once more ends it at once")
+        supervisor.say("Draining. Press Ctrl-C again to stop immediately.")
         stop.set()
 
     loop = asyncio.get_running_loop()
@@ -174,7 +174,7 @@ async def _run(
             await asyncio.wait([touring, *running], return_when=asyncio.FIRST_COMPLETED)
             code = 0 if touring.done() and touring.result() else 1
         if not exit_after:
-            supervisor.say(f"running at {supervisor.url}; Ctrl-C drains and ends it")
+            supervisor.say(f"running at {supervisor.url}; press Ctrl-C to drain and stop")
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         if running[0].done():
             running[0].result()

@@ -1,4 +1,4 @@
-"""A whole Millstream on one machine: store, API and workers as child processes that are kept running."""
+"""A complete Millstream on one machine: store, API and workers as child processes, restarted when they end."""
 
 import asyncio
 import ctypes
@@ -18,12 +18,12 @@ from millstream.backoff import backoff_s
 from millstream.store.embedded import EmbeddedStore, NoStore, start_embedded
 from millstream.store.pipeline import shown
 
-USAGE_ERROR = 2  # a child that ends with this was started wrongly: starting it again would not help
+USAGE_ERROR = 2  # exit code of a child that was started wrongly: starting it again would not help
 PR_SET_PDEATHSIG = 1
 
 
 class CannotRun(Exception):
-    """Nothing can be started, or go on; the message says why and what to do."""
+    """Nothing can be started or kept running; the message says why and what to do."""
 
 
 @dataclass(slots=True)
@@ -56,8 +56,8 @@ class Child:
 class Supervisor:
     """Start everything with `start()`, keep it running with `run()`, end it with `stop()`.
 
-    `redis_url` None: an embedded store, whose data are kept below `data`. `say` gets a line for each thing worth
-    knowing.
+    `redis_url` None: an embedded store, whose data are kept below `data`. `say` is called with each line to
+    print.
     """
 
     host: str
@@ -125,7 +125,7 @@ class Supervisor:
             if self._stopping:
                 return
             if code == USAGE_ERROR:
-                self._fail(f"{child.name} could not be started; what it printed says why.")
+                self._fail(f"{child.name} could not be started; see its output above.")
                 return
             child.restarts = 0 if time.monotonic() - began > 10 else child.restarts + 1
             await asyncio.sleep(backoff_s(child.restarts, first_s=0.2, max_s=5) if child.restarts else 0)
@@ -158,7 +158,7 @@ class Supervisor:
         raise CannotRun("The API did not become ready within 30 s.")
 
     async def stop(self) -> None:
-        """Drain: workers hand their jobs back, the API tells its clients to come back, then the store is closed."""
+        """Drain: workers hand their jobs back, the API tells its clients to reconnect, then the store is stopped."""
         if self._stopping:
             return
         self._stopping = True
@@ -176,7 +176,7 @@ class Supervisor:
         self._failed.set()
 
     def kill(self) -> None:
-        """End what still runs, but the store, at once."""
+        """End everything but the store immediately."""
         self._stopping = True
         for child in [self.api, *self.worker_children]:
             if child:
@@ -184,7 +184,7 @@ class Supervisor:
 
 
 def end_with_parent() -> None:
-    """In a child, before it becomes its program: end when the parent does, however that ends (Linux)."""
+    """In a child, before it becomes its program: end when the parent ends, in whatever way (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -198,7 +198,7 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise CannotRun(
-                f"Port {port} of {host} cannot be had ({error.strerror}). Choose another with --port."
+                f"Port {port} of {host} cannot be used ({error.strerror}). Choose another with --port."
             ) from None
 
 

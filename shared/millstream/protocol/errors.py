@@ -110,7 +110,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     ),
     "draining": ProblemType(
         -32032, 503, "The server is restarting",
-        "This server was told to end, and takes nothing new.",
+        "The server is shutting down and accepts no new jobs.",
         "Connect again, in a moment, and repeat the request.",
         on_submit=True,
     ),
@@ -153,7 +153,7 @@ JOB_FAILURES: dict[str, ProblemType] = {
 }  # fmt: skip
 
 
-IN_JSON = {  # in place of pydantic's words, which are Python's
+IN_JSON = {  # pydantic's messages name Python's types
     **dict.fromkeys(("model_type", "dict_type", "dataclass_type"), "Input should be an object"),
     **dict.fromkeys(("list_type", "tuple_type", "set_type"), "Input should be an array"),
 }
@@ -165,14 +165,14 @@ def pointer(steps: Iterable[str | int]) -> str:
 
 
 def validation_errors(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What pydantic's `errors()` tells, as `errors` of a Problem has it, in the words of JSON."""
+    """pydantic's `errors()` as the `errors` of a Problem, in the terms of JSON."""
     return [{"pointer": pointer(item["loc"]), "detail": IN_JSON.get(item["type"], item["msg"])} for item in found]
 
 
 def sentence(errors: Sequence[Mapping[str, Any]]) -> str:
     """The first five of a Problem's `errors`, for its `detail`: `params/n: what is wrong; …`."""
-    told = (": ".join(filter(None, (item["pointer"][1:], item["detail"]))) for item in errors[:5])
-    return "; ".join(told)[:1000]
+    shown = (": ".join(filter(None, (item["pointer"][1:], item["detail"]))) for item in errors[:5])
+    return "; ".join(shown)[:1000]
 
 
 @dataclass(slots=True)

@@ -70,7 +70,7 @@ class Cancelled(Data):
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """`written_by`: whose doing it is. A terminal type is the status that it gives its job, too."""
+    """`written_by`: who causes it. The name of a terminal type is also the status that it gives its job."""
 
     data: Any
     written_by: Literal["store", "worker", "analysis"]

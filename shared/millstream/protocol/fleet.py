@@ -1,7 +1,7 @@
-"""What workers and queues tell of themselves: heartbeats, advertisements, how full lanes are. No I/O.
+"""What processes report to each other: heartbeats, advertised analyses, queue statistics. No I/O.
 
-During a rolling update old processes read what new ones write, and the other way round: what is not known is passed
-over, and a later field has a default.
+During a rolling update old processes read what new ones write and the other way round: unknown fields are ignored, and
+fields added later have defaults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from millstream.protocol.jobs import PRIORITIES
 
 
-class Told(BaseModel):
+class Report(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Heartbeat(Told):
+class Heartbeat(Report):
     """What a worker writes with each renewal of its leases."""
 
     worker: str
@@ -31,7 +31,7 @@ class Heartbeat(Told):
     failures: dict[str, int] = Field(default_factory=dict, description="failed runs of its background tasks, by task")
 
 
-class AnalysisInfo(Told):
+class AnalysisInfo(Report):
     """An analysis, as clients see it."""
 
     name: str
@@ -43,9 +43,7 @@ class AnalysisInfo(Told):
 
 
 class Advertisement(AnalysisInfo):
-    """What workers tell the API of an analysis. `max_attempts` is None where its author did not ask for failures to be
-    tried again.
-    """
+    """An analysis as workers advertise it. `max_attempts` None: its author did not ask for failures to be retried."""
 
     max_attempts: int | None = None
 
@@ -61,7 +59,7 @@ class LaneStats(NamedTuple):
     oldest_s: float
 
 
-class QueueStats(Told):
+class QueueStats(Report):
     """How full a queue is."""
 
     name: str

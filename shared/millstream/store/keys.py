@@ -7,14 +7,14 @@
 | `ms:key:<owner>:<key>` | the job that an idempotency key names | as the record |
 | `ms:inflight:<owner>` | an owner's unfinished jobs (sorted set by expiry) | overall time to live |
 | `ms:jobs:<owner>` | an owner's newest jobs (sorted set by creation) | overall time to live; bounded |
-| `ms:bucket:<owner>` | an owner's tokens for submissions (hash) | until it is full again |
+| `ms:bucket:<owner>` | an owner's tokens for submissions (hash) | until the bucket is full again |
 | `ms:front:<lane>:<owner>` | an owner's jobs that wait in a lane (sorted set) | overall time to live; bounded |
-| `ms:back:<lane>` | jobs that wait for one of their owner's to leave the lane (sorted set) | for ever; bounded |
-| `ms:bell:<queue>` | a ring for an idle worker (list) | for ever; one entry, none for an idle queue |
+| `ms:back:<lane>` | jobs that wait until one of their owner's leaves the lane (sorted set) | no expiry; bounded |
+| `ms:bell:<queue>` | wakes an idle worker (list) | no expiry; at most one entry |
 | `ms:worker:<id>` | one worker's last heartbeat (JSON) | one lease and 1 s |
-| `ms:workers` | ids of workers by when that runs out (sorted set) | for ever; trimmed at each heartbeat |
-| `ms:analyses` | what workers have advertised (hash) | for ever; one field an analysis |
-| `arq:queue…` | arq's queue (sorted set): score = when due, or the end of the lease | for ever; bounded by depth |
+| `ms:workers` | ids of workers by when their heartbeat expires (sorted set) | no expiry; trimmed at each heartbeat |
+| `ms:analyses` | what workers have advertised (hash) | no expiry; one field an analysis |
+| `arq:queue…` | arq's queue (sorted set): score = when due, or the end of the lease | no expiry; bounded by depth |
 | `arq:job:<id>` | arq's job body | overall time to live, gone at the end |
 | `arq:in-progress:<id>` | the token that owns the job | one lease |
 | `arq:retry:<id>` | arq's count of tries; only stock workers write it | arq's own |

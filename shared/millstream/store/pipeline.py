@@ -33,7 +33,7 @@ class Pipeline:
 
     `on_connect` runs after each connection is made, before any call goes out; `on_push` gets what no call asked for
     (pub/sub messages), and with it set, replies to calls are not matched: the connection only listens. A store that
-    answers nothing for `silence_s` is taken for dead, though its connection stands.
+    answers nothing for `silence_s` is considered dead, though the connection is open.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Pipeline:
             future = self._waiting.popleft()
             if not future.done():
                 future.set_exception(StoreUnavailable(f"the connection to the store at {shown(self.url)} broke"))
-                future.exception()  # nobody may be waiting any more
+                future.exception()  # mark as retrieved: the caller may be gone
 
 
 def shown(url: str) -> str:

@@ -54,8 +54,8 @@ class Script:
 
 def _load(name: str, prelude: str, own: str) -> Script:
     declared = _ARGV.search(own)
-    told = re.sub(r"\n--  |\(.*", " ", declared.group(1)).strip() if declared else ""
-    names = _NAME.findall(told)
+    listed = re.sub(r"\n--  |\(.*", " ", declared.group(1)).strip() if declared else ""
+    names = _NAME.findall(listed)
     arguments = tuple(name for name, kind in names if kind != "...")
     locals_ = "".join(
         f"local {name} = {n if kind == '...' else f'tonumber(ARGV[{n}])' if kind else f'ARGV[{n}]'}\n"

@@ -83,7 +83,7 @@ class LogFull(Exception):
 
 
 class UnexpectedReply(Exception):
-    """A script answered what this process does not know: the store holds another version's, or there is a defect."""
+    """A script's reply that this process does not know: another version wrote it, or it is a defect."""
 
 
 class Store:
@@ -123,7 +123,7 @@ class Store:
         await asyncio.gather(*(self.pipeline.call("SCRIPT", "LOAD", script.text) for script in scripts))
 
     async def durability_warnings(self) -> list[str]:
-        """What about this store does not keep the promise that nothing accepted is lost."""
+        """What in the store's configuration breaks the promise that nothing accepted is lost."""
         try:
             reply = await self.pipeline.call("CONFIG", "GET", "maxmemory-policy", "appendonly")
         except (hiredis.ReplyError, StoreUnavailable):
@@ -131,7 +131,7 @@ class Store:
         found = dict(zip(reply[::2], reply[1::2], strict=True))
         warnings = []
         if found.get(b"maxmemory-policy", b"noeviction") != b"noeviction":
-            warnings.append("maxmemory-policy is not noeviction: the store may throw jobs away when its memory is full")
+            warnings.append("maxmemory-policy is not noeviction: the store may evict jobs when its memory is full")
         if found.get(b"appendonly", b"yes") != b"yes":
             warnings.append("appendonly is not yes: jobs are lost when the store is restarted")
         return warnings
@@ -351,7 +351,7 @@ class Store:
 
 
 def _check_fence(job: Claimed, reply: Any) -> None:
-    """What a script says that only the owner of a job may run. Raises LeaseLost, LogFull."""
+    """Check the reply of a script that only the owner of a job may run. Raises LeaseLost, LogFull."""
     match reply:
         case b"ok":
             return

@@ -1,4 +1,4 @@
--- expire: end the jobs of one page of a lane that waited longer than a job may live, though nobody claims them.
+-- expire: end the jobs of one page of a lane that waited longer than a job may live, though no worker claims them.
 -- KEYS: lane
 -- ARGV: offset:number, keep_ms
 -- → where the next page begins; -1: that was the last

@@ -26,7 +26,7 @@ local function with(fields, ...)
   return more
 end
 
--- Sends `payload` to the nodes in one of the record's watcher fields. A node that nobody listens for is taken off.
+-- Sends `payload` to the nodes in one of the record's watcher fields. A node without a listener is removed.
 local function publish(job, field, payload)
   local nodes = job[field]
   if not nodes or nodes == '' then return end
@@ -53,16 +53,16 @@ local function write(job, attempt, kind, data)
   if TERMINAL[kind] then publish(job, 'watch_end', payload) end
 end
 
--- Wakes one idle worker of a queue, for what is due before it would look by itself (engine.py, IDLE_POLL_S). A bell that
--- still rings is enough: nobody is waiting then, or it would have been heard, and whoever hears it, and has no slot left
--- for all that is due, rings again (claim).
+-- Wakes one idle worker of a queue, for what is due before it would poll by itself (engine.py, IDLE_POLL_S). One entry is
+-- enough: while it stands no worker is waiting, and the worker that takes it rings again if it has no slot left for all
+-- that is due (claim).
 local function ring(queue)
   if redis.call('LLEN', BELL .. queue) == 0 then redis.call('LPUSH', BELL .. queue, '1') end
 end
 
 -- Fairness between owners. Of each, only so many jobs wait in a lane (the front); the rest wait at the back, in their
--- order, and one moves up when one of the front leaves. So whoever floods a queue stands before the others with a few
--- jobs only. A record's `turn` says where a waiting job is: 'front', 'back', or nothing when it does not count.
+-- order, and one moves up when one of the front leaves. So an owner that floods a queue stands before the others with a
+-- few jobs only. A record's `turn` says where a waiting job is: 'front', 'back', or nothing when it does not count.
 
 local function front_is_full(lane, owner, window)
   local front = FRONT .. lane .. ':' .. owner
@@ -111,9 +111,9 @@ local function arq_result(job, data)
   local body = redis.call('GET', BODY .. job.id)
   local ok, result = pcall(function()
     local packed = string.sub(body, 1, 1) ~= '{'
-    local told, result = cjson.decode(data), (packed and cmsgpack.unpack or cjson.decode)(body)
-    local reason = type(told.reason) == 'string' and ': ' .. told.reason or '.'
-    result.r = told.error and told.error.message or 'The job was cancelled' .. reason
+    local ending, result = cjson.decode(data), (packed and cmsgpack.unpack or cjson.decode)(body)
+    local reason = type(ending.reason) == 'string' and ': ' .. ending.reason or '.'
+    result.r = ending.error and ending.error.message or 'The job was cancelled' .. reason
     result.s, result.t, result.st, result.ft, result.q, result.id = false, job.attempt + 0, now, now, QUEUE, job.id
     return result.f and (packed and cmsgpack.pack or cjson.encode)(result)
   end)

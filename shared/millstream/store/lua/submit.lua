@@ -50,7 +50,7 @@ if submit_rate > 0 then
 end
 
 local life = life_ms + delay_ms
-local keep = life + 3600000   -- the record outlives the body, so that its end can still be told
+local keep = life + 3600000   -- the record outlives the body, so that it can still be ended
 write({ id = id, [watch] = node }, 0, 'queued',
   '{"analysis":' .. cjson.encode(analysis) .. ',"queue":' .. cjson.encode(queue) .. '}')
 redis.call('HSET', JOB .. id, 'analysis', analysis, 'status', 'queued', 'attempt', 0, 'max_attempts', max_attempts,
