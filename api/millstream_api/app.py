@@ -35,7 +35,7 @@ from millstream_api.metrics import Sources, exposition
 from millstream_api.problems import plain_problem, problem_response, problems
 from millstream_api.published.specifications import publish
 from millstream_api.settings import ApiSettings
-from millstream_api.wire.connections import Connections
+from millstream_api.wire.uvicorn_adapter import UvicornAdapter
 
 log = structlog.get_logger("millstream.api")
 
@@ -178,7 +178,7 @@ def with_files(app: FastAPI) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    return Connections(whole, stall_s=settings.send_timeout_s)
+    return UvicornAdapter(whole, stall_s=settings.send_timeout_s)
 
 
 def _failing(app: FastAPI) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from millstream.protocol.errors import Problem, sentence, validation_errors
 from millstream_api.problems import plain_problem, problem_response
-from millstream_api.wire.backpressure import ClientGone
+from millstream_api.wire.connection import ClientGone
 
 log = structlog.get_logger("millstream.api")
 

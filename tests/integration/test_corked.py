@@ -11,8 +11,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import connect
 
-from millstream_api.wire.connections import CONNECTION, Connections
+from millstream_api.wire.connection import CONNECTION
 from millstream_api.wire.corked import MAX_BUFFERED_BYTES
+from millstream_api.wire.uvicorn_adapter import UvicornAdapter
 from tests.integration.serving import port, serving
 
 
@@ -59,7 +60,7 @@ async def test_headers_and_a_small_body_leave_together(written: list[str]) -> No
 
     expected = {"/small": ["hb"], "/empty": ["h"], "/parts": ["hb"], "/edge": ["hb"], "/large": ["h", "b"]}
     async with (
-        serving(Connections(app, stall_s=10), loop="asyncio") as url,
+        serving(UvicornAdapter(app, stall_s=10), loop="asyncio") as url,
         httpx.AsyncClient(base_url=url, trust_env=False) as http,
     ):
         for path, as_what in expected.items():
@@ -93,7 +94,7 @@ async def test_messages_of_one_tick_leave_together_and_a_close_behind_them(writt
 
     plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False}
     async with (
-        serving(Connections(app, stall_s=10), loop="asyncio", **plain) as url,
+        serving(UvicornAdapter(app, stall_s=10), loop="asyncio", **plain) as url,
         connect(url.replace("http", "ws"), proxy=None) as socket,
     ):
         assert [await socket.recv() for _ in range(3)] == ["message 1", "message 2", "message 3"]
@@ -106,7 +107,7 @@ async def test_messages_of_one_tick_leave_together_and_a_close_behind_them(writt
         assert socket.close_code == 1012
 
 
-async def test_a_connection_has_one_stand_in_for_all_its_requests_and_each_begins_untimed() -> None:
+async def test_all_requests_of_a_connection_are_offered_the_same_object_and_each_begins_untimed() -> None:
     seen: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +118,7 @@ async def test_a_connection_has_one_stand_in_for_all_its_requests_and_each_begin
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    async with serving(Connections(app, stall_s=10)) as url:
+    async with serving(UvicornAdapter(app, stall_s=10)) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
         for pipelined in (1, 3, 1):
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * pipelined)
@@ -140,7 +141,7 @@ async def test_a_connection_that_was_asked_over_http_can_become_a_socket() -> No
         await send({"type": "websocket.close"})
 
     plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False}
-    async with serving(Connections(app, stall_s=10), **plain) as url:
+    async with serving(UvicornAdapter(app, stall_s=10), **plain) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")

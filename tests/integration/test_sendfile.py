@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 from millstream_api.wire import zerocopy
 from millstream_api.wire.answering import ANSWER
 from millstream_api.wire.answers import Answer, Span
-from millstream_api.wire.connections import CONNECTION, Connections
+from millstream_api.wire.connection import CONNECTION
+from millstream_api.wire.uvicorn_adapter import UvicornAdapter
 from tests.integration.serving import port, serving
 from tests.processes import until
 
@@ -32,11 +33,11 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-async def send_whole(send: Send, path: Path, told: Callable[[int], object] = lambda count: None) -> None:
+async def send_whole(send: Send, path: Path, on_sent: Callable[[int], object] = lambda count: None) -> None:
     size = path.stat().st_size
     answer = Answer(200, b"content-length: %d\r\n" % size, (Span(0, size),))
     with path.open("rb") as file:
-        await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": told})
+        await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "on_sent": on_sent})
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -62,7 +63,7 @@ async def test_what_the_transport_still_holds_goes_before_the_file(path: Path, l
         begun.set()
         await send_whole(send, path)
 
-    async with serving(Connections(app, stall_s=10), loop=loop) as url:
+    async with serving(UvicornAdapter(app, stall_s=10), loop=loop) as url:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
         client.setblocking(False)
         running = asyncio.get_running_loop()
@@ -96,13 +97,13 @@ async def test_a_descriptor_that_has_become_anothers_gets_nothing(
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal number
-        number = scope["extensions"][CONNECTION].get_extra_info("socket").fileno()
+        number = scope["extensions"][CONNECTION].fileno()
         try:
             await send_whole(send, path)
         finally:
             ended.set()
 
-    async with serving(Connections(app, stall_s=10)) as url:
+    async with serving(UvicornAdapter(app, stall_s=10)) as url:
         _, writer = await asyncio.open_connection("127.0.0.1", port(url))
         writer.write(ASK)
         assert await asyncio.to_thread(reading.wait, 10)
@@ -143,7 +144,7 @@ async def test_what_is_not_in_the_page_cache_is_read_ahead_in_a_thread_window_by
         loops.add(threading.current_thread())
         await send_whole(send, path)
 
-    async with serving(Connections(app, stall_s=10)) as url:
+    async with serving(UvicornAdapter(app, stall_s=10)) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
         writer.write(ASK)
         await reader.readuntil(b"\r\n\r\n")
@@ -176,7 +177,7 @@ async def test_streams_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -
         await asyncio.wait_for(both_begun.wait(), 10)
         await send_whole(send, path, lambda count: order.append(scope["path"]))
 
-    async with serving(Connections(app, stall_s=10)) as url:
+    async with serving(UvicornAdapter(app, stall_s=10)) as url:
         writers = [(await asyncio.open_connection("127.0.0.1", port(url)))[1] for _ in range(2)]
         for n, writer in enumerate(writers):
             writer.write(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n)
@@ -207,7 +208,7 @@ async def test_requests_that_came_together_are_all_read_before_the_first_is_answ
         assert await reader.readexactly(100_000) == CONTENT[:100_000]
 
     os.truncate(path, 100_000)  # one window
-    async with serving(Connections(app, stall_s=10)) as url:
+    async with serving(UvicornAdapter(app, stall_s=10)) as url:
         connections = [await asyncio.open_connection("127.0.0.1", port(url)) for _ in range(4)]
         (first_reader, first), *others = connections
         for reader, writer in others:  # so that they are accepted

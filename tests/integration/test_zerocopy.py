@@ -23,8 +23,8 @@ from millstream_api.files.sending import Traffic
 from millstream_api.settings import ApiSettings
 from millstream_api.wire.answering import ANSWER
 from millstream_api.wire.answers import Answer, Span
-from millstream_api.wire.connections import Connections
 from millstream_api.wire.pagecache import cached, read_ahead
+from millstream_api.wire.uvicorn_adapter import UvicornAdapter
 from tests.integration.serving import port, serving
 from tests.processes import until
 
@@ -163,14 +163,14 @@ async def test_an_answer_in_one_message_reads_as_one_of_uvicorns(data: Path, loo
         with (data / "big.bin").open("rb") as file:
             if scope["path"] == "/one":
                 sent: list[int] = []
-                await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": sent.append})
+                await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "on_sent": sent.append})
                 assert sum(sent) == 200_200
                 return
         await send({"type": "http.response.start", "status": 206, "headers": answer.headers})
         body = b"ab" + CONTENT[50:200_050] + b"c" + CONTENT[7:207]
         await send({"type": "http.response.body", "body": body})
 
-    async with serving(Connections(app, stall_s=10), loop=loop, date_header=False) as url:
+    async with serving(UvicornAdapter(app, stall_s=10), loop=loop, date_header=False) as url:
         seen = []
         for path in ("/two", "/one"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
@@ -195,9 +195,9 @@ async def test_an_answer_whose_file_is_shorter_by_now_ends_its_connection(
         span = wanted[scope["path"]]
         answer = Answer(200, b"content-length: %d\r\n" % span.length, (span,))
         with (data / "big.bin").open("rb") as file:
-            await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": lambda count: None})
+            await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "on_sent": lambda count: None})
 
-    async with serving(Connections(app, stall_s=10)) as url:
+    async with serving(UvicornAdapter(app, stall_s=10)) as url:
         for path, span in wanted.items():
             reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
             writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -217,10 +217,10 @@ async def test_an_answer_begun_before_goes_on_without_its_head(data: Path) -> No
         headers = [*answer.headers, (b"x-of-middleware", b"1")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         with (data / "big.bin").open("rb") as file:
-            await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "sent": lambda count: None})
+            await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "on_sent": lambda count: None})
 
     async with (
-        serving(Connections(app, stall_s=10)) as url,
+        serving(UvicornAdapter(app, stall_s=10)) as url,
         httpx.AsyncClient(base_url=url, trust_env=False) as http,
     ):
         for _ in range(2):
@@ -243,10 +243,10 @@ def open_here(path: Path) -> int:
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_plain_connections_of_uvicorn_are_zero_copy(data: Path, loop: str) -> None:
     seen, strict = Seen(data), Seen(data, stall_s=STALL_S)
-    async with serving(Connections(seen, stall_s=60), loop=loop) as url:
+    async with serving(UvicornAdapter(seen, stall_s=60), loop=loop) as url:
         await check(url)
         await leave_and_cut(url, data)
-    async with serving(Connections(strict, stall_s=STALL_S), loop=loop) as url:
+    async with serving(UvicornAdapter(strict, stall_s=STALL_S), loop=loop) as url:
         await stall(url, data)
     assert seen.offered == strict.offered == {True}
 
@@ -254,7 +254,7 @@ async def test_plain_connections_of_uvicorn_are_zero_copy(data: Path, loop: str)
 async def test_a_client_that_leaves_in_the_middle_is_no_error(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     (data / "big.bin").write_bytes(bytes(60 * 1024 * 1024))
     seen = Seen(data)
-    async with serving(Connections(seen, stall_s=10)) as url:
+    async with serving(UvicornAdapter(seen, stall_s=10)) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", port(url), limit=4096)
         writer.write(b"GET /files/big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
@@ -274,10 +274,10 @@ async def test_tls_and_other_protocols_fall_back_to_blocks(
     tls = {"ssl_certfile": str(tmp_path / "cert.pem"), "ssl_keyfile": str(tmp_path / "key.pem")}
     for settings in (tls, tls | {"loop": "asyncio"}, {"http": "h11"}):
         seen, strict = Seen(data), Seen(data, stall_s=STALL_S)
-        async with serving(Connections(seen, stall_s=60), **settings) as url:
+        async with serving(UvicornAdapter(seen, stall_s=60), **settings) as url:
             await check(url)
             await leave_and_cut(url, data)
-        async with serving(Connections(strict, stall_s=STALL_S), **settings) as url:
+        async with serving(UvicornAdapter(strict, stall_s=STALL_S), **settings) as url:
             await stall(url, data)
         assert seen.offered == strict.offered == {False}
         # uvicorn closes, in words of its own, where it does not show its connection.
@@ -286,7 +286,7 @@ async def test_tls_and_other_protocols_fall_back_to_blocks(
 
 
 async def test_a_test_client_without_a_server_gets_the_same(data: Path) -> None:
-    transport = httpx.ASGITransport(app=Connections(Seen(data), stall_s=10))
+    transport = httpx.ASGITransport(app=UvicornAdapter(Seen(data), stall_s=10))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         answer = await http.get("/files/big.bin", headers={"Range": "bytes=-1000000"})
     assert answer.content == CONTENT[-1000000:]

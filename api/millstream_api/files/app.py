@@ -32,14 +32,15 @@ from millstream_api.files.representations import (
     representation,
     supersedes,
 )
-from millstream_api.files.sending import Traffic, connection, send_answer
+from millstream_api.files.sending import Traffic, send_answer
 from millstream_api.files.uploads import Uploads
 from millstream_api.negotiation import most_wanted, weights
 from millstream_api.problems import plain_problem, problem_response
 from millstream_api.settings import ApiSettings
 from millstream_api.wire.answers import Answer
-from millstream_api.wire.backpressure import ClientGone, wait_for_disconnect
-from millstream_api.wire.pagecache import Cut
+from millstream_api.wire.backpressure import wait_for_disconnect
+from millstream_api.wire.connection import ClientGone, connection_of
+from millstream_api.wire.pagecache import FileTruncated
 
 log = structlog.get_logger("millstream.api")
 
@@ -72,11 +73,11 @@ class Files:
         self._uploads = Uploads(settings, directory)
         self.traffic = traffic
         self._draining = draining
-        self._start_apart = bool(settings.cors_origins)  # the middleware that speaks for them looks at starts only
+        self._start_separately = bool(settings.cors_origins)  # CORSMiddleware adds its headers to the start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (shown := connection(scope)) is not None:
-            shown.timed = True
+        if (connection := connection_of(scope)) is not None:
+            connection.timed = True
         path, query = scope["path"], scope["query_string"]
         request = Request(scope, receive, send, read_query(query) if query else {}, read_headers(scope))
         try:
@@ -89,17 +90,19 @@ class Files:
             response = plain_problem(
                 416, "Range Not Satisfiable", path, headers={"Content-Range": f"bytes */{error.args[0]}"}
             )
-        except (ClientGone, Cut) as error:
-            log.info("a stream ended early", path=path, reason=str(error) or "the file was cut short")
-            if shown is not None:
-                shown.close()
+        except (ClientGone, FileTruncated) as error:
+            log.info("a stream ended early", path=path, reason=str(error))
+            if connection is not None:
+                connection.close()
             return
         if response is not None:
             with suppress(ClientGone):
                 await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response | None:
-        """Answer, or return what is to be answered. Raises Problem, NotServed, Unsatisfiable, ClientGone, Cut."""
+        """Answer, or return what is to be answered. Raises Problem, NotServed, Unsatisfiable, ClientGone,
+        FileTruncated.
+        """
         who = self._keys.authenticate(request.headers.get("authorization"))
         method, path = request.scope["method"], request.scope["path"]
         legacy = path == STREAM
@@ -160,7 +163,7 @@ class Files:
             file,
             self.traffic,
             stall_s=self._settings.send_timeout_s,
-            start_apart=self._start_apart,
+            start_separately=self._start_separately,
         )
         return None
 
@@ -207,7 +210,7 @@ class Files:
 
     async def _follow(self, name: str, request: Request) -> Response | None:
         """Like tail -f: from an offset on, once the file has grown so far, and then what is appended, until the client
-        leaves, the file is deleted, or the server drains. Raises Cut when the file is smaller than it was.
+        leaves, the file is deleted, or the server drains. Raises FileTruncated.
         """
         try:
             offset = int(request.query.get("offset", ["0"])[0])
@@ -218,8 +221,8 @@ class Files:
             raise Problem("invalid_params", f"offset: {wrong}.", [{"pointer": "/offset", "detail": wrong}])
         file, found = await self._open(name)
         self.traffic.streams += 1
-        send, shown = request.send, connection(request.scope)
-        leaving = asyncio.ensure_future(wait_for_disconnect(request.receive))
+        send, connection = request.send, connection_of(request.scope)
+        disconnected = asyncio.ensure_future(wait_for_disconnect(request.receive))
         try:
             headers = {
                 "Content-Type": media_type(name.rpartition("/")[2]),
@@ -228,11 +231,11 @@ class Files:
             }
             await send({"type": "http.response.start", "status": 200, "headers": raw(headers)})
             while request.scope["method"] == "GET" and not (
-                self._draining.is_set() or leaving.done() or (shown is not None and shown.is_closing())
+                self._draining.is_set() or disconnected.done() or (connection is not None and connection.is_closing())
             ):
                 seen, found = found.st_size, os.fstat(file)
                 if found.st_size < seen:
-                    raise Cut
+                    raise FileTruncated
                 if found.st_size > offset:
                     data = await asyncio.to_thread(os.pread, file, min(found.st_size - offset, 256 * 1024), offset)
                     offset += len(data)
@@ -241,10 +244,10 @@ class Files:
                 elif found.st_nlink == 0:
                     break
                 else:
-                    await asyncio.wait({leaving}, timeout=self._settings.follow_s)
+                    await asyncio.wait({disconnected}, timeout=self._settings.follow_s)
             await send({"type": "http.response.body", "body": b""})
         finally:
-            leaving.cancel()
+            disconnected.cancel()
             os.close(file)
         return None
 

@@ -1,5 +1,5 @@
-"""Sending an answer with (parts of) a file: the one place that chooses between the server's `millstream.answer`, where
-it is offered (see answering.py), and plain ASGI, with blocks that aiofiles reads.
+"""Sending a response with (parts of) a file: the one place that chooses between the ASGI extension `millstream.answer`,
+where the server offers it (wire/answering.py), and plain ASGI with blocks that aiofiles reads.
 """
 
 import asyncio
@@ -10,17 +10,14 @@ from starlette.types import Receive, Scope, Send
 
 from millstream_api.wire.answering import ANSWER
 from millstream_api.wire.answers import Answer
-from millstream_api.wire.backpressure import ClientGone, wait_for_disconnect
-from millstream_api.wire.connections import CONNECTION
-from millstream_api.wire.corked import Corked
+from millstream_api.wire.backpressure import wait_for_disconnect
+from millstream_api.wire.connection import ClientGone
 from millstream_api.wire.pagecache import blocks
 
 
 @dataclass(slots=True)
 class Traffic:
-    """What the operator wants to know of streams: how many are open, what was sent since the start, and the rate of
-    late.
-    """
+    """Counters of the file tier: streams open now, streams and bytes since the start, and the recent rate."""
 
     open: int = 0
     streams: int = 0
@@ -39,12 +36,6 @@ class Traffic:
         return {"open": self.open, "streams": self.streams, "bytes_sent": self.bytes_sent, "bytes_per_s": round(rate)}
 
 
-def connection(scope: Scope) -> Corked | None:
-    """The connection of a request, where the server shows it (see connections.py)."""
-    shown: Corked | None = scope.get("extensions", {}).get(CONNECTION)
-    return shown
-
-
 async def send_answer(
     scope: Scope,
     receive: Receive,
@@ -54,18 +45,18 @@ async def send_answer(
     traffic: Traffic,
     *,
     stall_s: float,
-    start_apart: bool,
+    start_separately: bool,
 ) -> None:
-    """Send an answer, its spans from this file. `start_apart`: with a message of its own, where middleware looks for
-    that. Raises Cut, ClientGone.
+    """Send a response, its spans from `file`. `start_separately`: also send `http.response.start`, for middleware that
+    adds headers to it. Raises FileTruncated, ClientGone.
     """
     offered = ANSWER in scope.get("extensions", {})
-    if start_apart or not offered:
+    if start_separately or not offered:
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
     if offered:
-        await send({"type": ANSWER, "answer": answer, "file": file, "sent": traffic.sent})
+        await send({"type": ANSWER, "answer": answer, "file": file, "on_sent": traffic.sent})
         return
-    leaving = asyncio.ensure_future(wait_for_disconnect(receive))
+    disconnected = asyncio.ensure_future(wait_for_disconnect(receive))
     try:
         for part in answer.parts:
             if isinstance(part, bytes):
@@ -75,10 +66,10 @@ async def send_answer(
                 async with asyncio.timeout(stall_s):
                     await send({"type": "http.response.body", "body": block, "more_body": True})
                 traffic.sent(len(block))
-                if leaving.done():
+                if disconnected.done():
                     raise ClientGone("the client left")
         await send({"type": "http.response.body", "body": b""})
     except TimeoutError:
         raise ClientGone("the client reads nothing") from None
     finally:
-        leaving.cancel()
+        disconnected.cancel()

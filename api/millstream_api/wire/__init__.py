@@ -1,4 +1,4 @@
-"""Bytes on a connection: limits on what comes, one write a tick, whole answers, sendfile, clients that read too slowly.
+"""Bytes on a connection: request limits, one write a tick, whole responses, sendfile, slow clients.
 
-It knows HTTP and sockets, and neither jobs nor files beyond a descriptor and a span.
+It knows HTTP and sockets; of jobs it knows nothing, of files no more than a descriptor and a span.
 """

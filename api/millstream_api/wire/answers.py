@@ -1,4 +1,4 @@
-"""A whole answer as data: a head, and parts that are bytes or spans of one file. No I/O."""
+"""A whole response as data: a head, and parts that are bytes or spans of one file. No I/O."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """`length` bytes from `start` on."""
+    """`length` bytes of a file from offset `start` on."""
 
     start: int
     length: int
@@ -18,8 +18,8 @@ class Span(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is sent of a file. `head`: the lines of its headers, as they are sent, names in lower case; `parts`: bytes
-    as they are, or spans of the file.
+    """A response. `head`: the header lines as they are sent, names in lower case; `parts` of the body: literal bytes or
+    spans of a file.
     """
 
     status: int
@@ -28,12 +28,12 @@ class Answer(NamedTuple):
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The head, as ASGI has it."""
+        """The head as ASGI headers."""
         pairs = (line.partition(b": ") for line in self.head.split(b"\r\n")[:-1])
         return [(name, value) for name, _, value in pairs]
 
 
 @lru_cache(maxsize=1024)
 def http_date(seconds: int) -> str:
-    """Unix seconds as HTTP writes dates (RFC 9110 §5.6.7)."""
+    """Unix seconds as an HTTP date (RFC 9110 §5.6.7)."""
     return format_datetime(datetime.fromtimestamp(seconds, UTC), usegmt=True)

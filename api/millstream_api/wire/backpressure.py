@@ -1,7 +1,7 @@
-"""Waiting for a client that takes its time, and knowing the one that takes nothing any more.
+"""Waiting for a slow client, and giving up on one that has stopped reading.
 
-A client is slow, not gone, as long as it takes something in each time limit, however little: what the kernel holds for
-it gets less with each byte that it acknowledges.
+A client counts as slow, not gone, as long as it takes something within each time limit, however little: the bytes that
+the kernel holds for it become fewer with each byte that it acknowledges.
 """
 
 import asyncio
@@ -12,78 +12,69 @@ import termios
 from collections.abc import Callable
 
 from starlette.types import Receive
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from millstream_api.wire.connection import ClientGone, Connection
 
 
-class ClientGone(Exception):
-    """The client left, or read nothing for too long, or the file is shorter than was promised: the connection is
-    ended.
+async def wait_until_sent(connection: Connection, stall_s: float) -> None:
+    """Wait until the socket has taken all that was written. Raises ClientGone, after aborting the connection, when the
+    client takes nothing for `stall_s`.
     """
-
-
-async def drained(cycle: RequestResponseCycle, stall_s: float) -> None:
-    """Wait until what the transport holds has gone to the socket. Raises ClientGone, after ending the connection, when
-    the client takes nothing for so long.
-    """
-    transport = cycle.transport
-    if transport.is_closing():
+    if connection.is_closing():
         raise ClientGone("the client left")
-    out: int = transport.get_extra_info("socket").fileno()
-    low, high = transport.get_write_buffer_limits()
-    transport.set_write_buffer_limits(0)  # now it says that it is full, until it holds nothing
-    emptied = asyncio.ensure_future(cycle.flow.drain())
+    fd = connection.fileno()
+    empty = asyncio.ensure_future(connection.wait_until_empty())
 
-    def left() -> int:
-        return 0 if transport.is_closing() else transport.get_write_buffer_size() + _queued(out)
+    def pending() -> int:
+        return 0 if connection.is_closing() else connection.get_write_buffer_size() + _unacknowledged(fd)
 
     try:
-        await _while_it_takes(emptied, left, stall_s)
+        await _wait_while_read(empty, pending, stall_s)
     except ClientGone:
-        transport.abort()
+        connection.abort()
         raise
     finally:
-        emptied.cancel()
-    if transport.is_closing():
+        empty.cancel()
+    if connection.is_closing():
         raise ClientGone("the client left")
-    transport.set_write_buffer_limits(high, low)
 
 
-async def writable(out: int, stall_s: float) -> None:
-    """Wait until the socket takes more. Raises ClientGone when the client takes nothing for so long.
+async def wait_until_writable(fd: int, stall_s: float) -> None:
+    """Wait until the socket takes more. Raises ClientGone when the client takes nothing for `stall_s`.
 
     A large buffer counts as writable only when a third of it is free, which a slow client may not reach in time.
     """
     loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    out = os.dup(out)  # uvloop lets nobody watch a transport's own
-    loop.add_writer(out, _resolve, ready)
+    writable: asyncio.Future[None] = loop.create_future()
+    fd = os.dup(fd)  # uvloop refuses to watch the descriptor of one of its transports
+    loop.add_writer(fd, _resolve, writable)
     try:
-        await _while_it_takes(ready, lambda: _queued(out), stall_s)
+        await _wait_while_read(writable, lambda: _unacknowledged(fd), stall_s)
     finally:
-        loop.remove_writer(out)
-        os.close(out)
+        loop.remove_writer(fd)
+        os.close(fd)
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
-    """Returns when the client has left."""
+    """Returns when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _while_it_takes(done: asyncio.Future[None], left: Callable[[], int], stall_s: float) -> None:
-    """Wait until it is done, as long as what is left for the client gets less. Raises ClientGone."""
-    now = left()
+async def _wait_while_read(done: asyncio.Future[None], pending: Callable[[], int], stall_s: float) -> None:
+    """Wait for `done` as long as the bytes pending for the client become fewer every `stall_s`. Raises ClientGone."""
+    now = pending()
     while not (await asyncio.wait({done}, timeout=stall_s))[0]:
-        before, now = now, left()
+        before, now = now, pending()
         if now >= before:
             raise ClientGone("the client reads nothing")
 
 
-def _queued(out: int) -> int:
-    """The bytes that the kernel holds for the other side, sent or not, that it has not acknowledged."""
-    return int.from_bytes(fcntl.ioctl(out, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+def _unacknowledged(fd: int) -> int:
+    """The bytes that the kernel holds for the client, sent or not, that it has not acknowledged."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
-def _resolve(ready: "asyncio.Future[None]") -> None:
-    if not ready.done():
-        ready.set_result(None)
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,30 +1,26 @@
 """Fewer, fuller packets: what is written to a connection in one tick of the event loop leaves as one write.
 
-uvicorn writes headers and body of an answer, and each WebSocket message, by themselves, and uvloop sends each at once:
-a system call, a packet and a wake-up of the client for each.
+uvicorn writes the headers and the body of a response, and each WebSocket message, separately, and uvloop sends each at
+once: a system call, a packet and a wake-up of the client for each.
 """
 
 import asyncio
 from typing import Any
 
-MAX_BUFFERED_BYTES = 64 * 1024  # bytes that are held
+MAX_BUFFERED_BYTES = 64 * 1024
 
 
 class Corked:
-    """Stands in for a transport where a protocol of uvicorn keeps its own. `plain`: it is TCP with nothing on top;
-    `timed`: for the request that is answered now (see connections.py).
-    """
+    """A transport that collects what is written in one tick. Everything else is the transport's own."""
 
-    __slots__ = ("_held", "_loop", "_size", "get_write_buffer_size", "is_closing", "plain", "timed", "transport")
+    __slots__ = ("_buffered", "_loop", "_size", "get_write_buffer_size", "is_closing", "transport")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.get_write_buffer_size = transport.get_write_buffer_size
         self.is_closing = transport.is_closing
-        self.plain = transport.get_extra_info("sslcontext") is None and transport.get_extra_info("socket") is not None
-        self.timed = False
         self._loop = asyncio.get_running_loop()
-        self._held: list[bytes | bytearray] = []
+        self._buffered: list[bytes | bytearray] = []
         self._size = 0
 
     def write(self, data: bytes | bytearray) -> None:
@@ -34,20 +30,20 @@ class Corked:
             self.flush()
             self._send(data)
             return
-        if not self._held:
+        if not self._buffered:
             self._loop.call_soon(self.flush)
-        self._held.append(data)
+        self._buffered.append(data)
         self._size += len(data)
-        if self._size > MAX_BUFFERED_BYTES:  # at once, so that the transport can say that it is full
+        if self._size > MAX_BUFFERED_BYTES:  # at once, so that the transport's flow control counts it
             self.flush()
 
     def flush(self) -> None:
-        if self._held:
-            held, self._held, self._size = self._held, [], 0
-            self._send(held[0] if len(held) == 1 else b"".join(held))
+        if self._buffered:
+            buffered, self._buffered, self._size = self._buffered, [], 0
+            self._send(buffered[0] if len(buffered) == 1 else b"".join(buffered))
 
     def _send(self, data: bytes | bytearray) -> None:
-        if not self.is_closing():  # uvloop raises for one that is closed
+        if not self.is_closing():  # uvloop raises for a closed transport
             self.transport.write(data)
 
     def close(self) -> None:

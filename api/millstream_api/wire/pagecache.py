@@ -1,5 +1,5 @@
-"""Reading files so that a cold disk never stalls the loop: at once what the page cache has, in a thread what it has
-not.
+"""Reading files without blocking the event loop on a disk: what the page cache holds is read at once, the rest in a
+thread.
 """
 
 import asyncio
@@ -12,26 +12,29 @@ from millstream_api.wire.answers import Span
 
 BLOCK = 256 * 1024
 PROBE = 128 * 1024  # a window counts as cached when one byte in every so many is
-_BYTE = [bytearray(1)]  # what is read into it is of no interest
+_BYTE = [bytearray(1)]  # read into, never looked at
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 
 
-class Cut(Exception):
-    """The file is shorter than it was: the connection must end, so that the client sees a short body."""
+class FileTruncated(Exception):
+    """The file is shorter than it was: the connection must be closed, so that the client sees a short body."""
+
+    def __init__(self) -> None:
+        super().__init__("the file was truncated")
 
 
 async def read(file: int, span: Span) -> bytes | bytearray:
-    """These bytes, in one piece. Raises Cut."""
+    """The span as one piece. Raises FileTruncated."""
     data = _read_cached(file, span.start, span.length)
     if len(data) < span.length:
         data = await asyncio.to_thread(os.pread, file, span.length, span.start)
     if len(data) < span.length:
-        raise Cut
+        raise FileTruncated
     return data
 
 
 async def blocks(file: int, span: Span) -> AsyncIterator[bytes | bytearray]:
-    """These bytes, in blocks of BLOCK or less. Raises Cut."""
+    """The span in blocks of at most BLOCK bytes. Raises FileTruncated."""
     offset, end = span.start, span.start + span.length
     async with aiofiles.open(os.dup(file), "rb", buffering=0) as handle:
         while offset < end:
@@ -41,13 +44,13 @@ async def blocks(file: int, span: Span) -> AsyncIterator[bytes | bytearray]:
                 await handle.seek(offset)
                 data = await handle.read(count)
             if not data:
-                raise Cut
+                raise FileTruncated
             yield data
             offset += len(data)
 
 
 def _read_cached(file: int, offset: int, count: int) -> bytes | bytearray:
-    """These bytes if the page cache has them all; else fewer."""
+    """These bytes if the page cache has all of them, else nothing."""
     buffer = bytearray(count)
     try:
         read = os.preadv(file, [buffer], offset, _NOWAIT)
@@ -57,8 +60,8 @@ def _read_cached(file: int, offset: int, count: int) -> bytes | bytearray:
 
 
 def cached(file: int, offset: int, count: int) -> bool:
-    """Are these bytes in the page cache, as far as one in every PROBE tells, the last first? True where the file system
-    cannot say.
+    """Are these bytes in the page cache? One in every PROBE is probed, the last first. True where the file system
+    cannot tell.
     """
     try:
         for byte in range(offset + count - 1, offset - 1, -PROBE):

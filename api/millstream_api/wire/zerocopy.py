@@ -1,48 +1,51 @@
-"""Zero-copy: the kernel sends (a part of) a file to the socket of one of uvicorn's connections, with sendfile(2)."""
+"""Zero-copy: the kernel sends (a part of) a file to a connection's socket, with sendfile(2)."""
 
 import asyncio
 import os
 from collections.abc import Callable
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
 from millstream_api.wire.answers import Span
-from millstream_api.wire.backpressure import ClientGone, drained, writable
-from millstream_api.wire.pagecache import cached, read_ahead
+from millstream_api.wire.backpressure import wait_until_sent, wait_until_writable
+from millstream_api.wire.connection import ClientGone, Connection
+from millstream_api.wire.pagecache import FileTruncated, cached, read_ahead
 
-WINDOW = 512 * 1024  # what one stream sends before the others have their turn; the client finds it in a CPU's cache
+WINDOW = 512 * 1024  # sent before other streams have their turn; small enough that a CPU's cache still holds it
 
 
 async def send_span(
-    cycle: RequestResponseCycle, file: int, span: Span, told: Callable[[int], None], stall_s: float
+    connection: Connection, file: int, span: Span, on_sent: Callable[[int], None], stall_s: float
 ) -> None:
-    """Send these bytes behind what was written. Raises ClientGone, after ending the connection."""
-    transport = cycle.transport
+    """Send a span of a file behind what was written; `on_sent` is called with each number of bytes sent. Raises
+    ClientGone and FileTruncated, after aborting the connection.
+    """
     await asyncio.sleep(0)  # requests that came together are answered together: the client is woken less often
-    transport.flush()  # type: ignore[attr-defined]  # a Corked
-    if transport.get_write_buffer_size():
-        await drained(cycle, stall_s)
-    out: int = transport.get_extra_info("socket").fileno()
+    connection.flush()
+    if connection.get_write_buffer_size():
+        await wait_until_sent(connection, stall_s)
+    fd = connection.fileno()
     offset, end = span.start, span.start + span.length
     try:
         while True:
             window = min(WINDOW, end - offset)
             if not cached(file, offset, window):
                 await asyncio.to_thread(read_ahead, file, offset, window)
-            if transport.is_closing():  # looked at right before: the descriptor's number may be another's later
+            if connection.is_closing():  # checked right before each use: a closed descriptor's number may be reused
                 raise ClientGone("the client left")
             try:
-                sent = os.sendfile(out, file, offset, window)
+                sent = os.sendfile(fd, file, offset, window)
             except BlockingIOError:
-                await writable(out, stall_s)
+                await wait_until_writable(fd, stall_s)
                 continue
             if sent == 0:
-                raise ClientGone("the file was cut short")
-            told(sent)
+                raise FileTruncated
+            on_sent(sent)
             offset += sent
             if offset == end:
                 return
             await asyncio.sleep(0)
-    except (ClientGone, OSError) as error:
-        transport.abort()
+    except OSError as error:
+        connection.abort()
         raise ClientGone(str(error)) from None
+    except (ClientGone, FileTruncated):
+        connection.abort()
+        raise
