@@ -1,6 +1,7 @@
 """What is written in one tick of the loop leaves as one write, and nothing waits longer than that."""
 
 import asyncio
+import gc
 import threading
 from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
 from typing import Any
@@ -13,8 +14,9 @@ from websockets.asyncio.client import connect
 
 from millstream_api.wire.connection import CONNECTION
 from millstream_api.wire.corked import MAX_BUFFERED_BYTES
-from millstream_api.wire.uvicorn_adapter import UvicornAdapter
+from millstream_api.wire.uvicorn_adapter import UvicornAdapter, UvicornConnection
 from tests.integration.serving import port, serving
+from tests.processes import until
 
 
 @pytest.fixture
@@ -127,6 +129,33 @@ async def test_all_requests_of_a_connection_are_offered_the_same_object_and_each
         writer.close()
     assert len(seen) == 5
     assert len({id(shown) for shown in seen}) == 1
+
+
+async def test_a_closed_connection_leaves_nothing_to_the_garbage_collector() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    def alive() -> int:
+        return sum(isinstance(found, UvicornConnection) for found in gc.get_objects())
+
+    async def all_freed() -> bool:
+        return alive() == before
+
+    gc.collect()
+    before = alive()
+    gc.disable()
+    try:
+        async with serving(UvicornAdapter(app, stall_s=10)) as url:
+            for _ in range(2):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+                assert alive() == before + 1
+                writer.close()
+                await until(all_freed, what="the connection to be freed")
+    finally:
+        gc.enable()
 
 
 async def test_a_connection_that_was_asked_over_http_can_become_a_socket() -> None:
