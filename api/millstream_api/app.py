@@ -1,4 +1,4 @@
-"""The ASGI application: what is served where, what is opened at the start and closed at the end."""
+"""The ASGI application: which path is served by what, and what is opened at startup and closed at shutdown."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from millstream.background import Background
 from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import Problem
 from millstream.store.store import Store
-from millstream_api.error_handlers import answer_with_problems, answering_errors, has_head
+from millstream_api.error_handlers import answer_unexpected_errors, answer_with_problems, has_head
 from millstream_api.files.app import PREFIX as FILES
 from millstream_api.files.app import STREAM, Files
 from millstream_api.files.sending import Traffic
@@ -52,8 +52,8 @@ EXPOSED = [
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
-    """The API as an app. `app.state.drain()` starts the drain: no new jobs, every socket told to reconnect and
-    closed.
+    """The API without files. `await app.state.drain()` drains it: no new jobs are accepted, and every WebSocket is told
+    to reconnect and closed.
     """
 
     @asynccontextmanager
@@ -101,7 +101,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     @app.get("/streams", tags=["server"], responses=problems("unauthorized", "forbidden"))
     async def streams(who: jobs.Who) -> TrafficInfo:
-        """Files on their way out: how many, how much, how fast."""
+        """File downloads: how many are open, and how much and how fast the server sends."""
         who.require("admin")
         traffic: Traffic = app.state.traffic
         return TrafficInfo(**traffic.as_dict())
@@ -110,7 +110,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     async def async_route(
         delay: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False, description="seconds")] = 2,
     ) -> dict[str, str]:
-        """Wait without blocking, then answer; a server that drains waits no longer."""
+        """Wait without blocking, then answer. When the server starts to drain, the wait ends at once."""
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await draining.wait()
@@ -136,7 +136,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     @app.get("/metrics", tags=["server"], response_class=Response, responses=METRICS)
     async def metrics(request: Request, who: jobs.Who) -> Response:
-        """What this process counts and what the store knows of the fleet, as Prometheus reads it."""
+        """Metrics of this process, and of queues and workers as the store has them, in a Prometheus format."""
         who.require("metrics")
         text, media_type = await exposition(app.state.sources, request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": media_type})
@@ -145,16 +145,16 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
 
 def with_files(app: FastAPI) -> ASGIApp:
-    """The whole API: files by apps of their own, for FastAPI costs more than a small file does; zero-copy where the
-    server lets us.
+    """The whole API. Files and uploads bypass FastAPI, which costs more than sending a small file. Where the server
+    offers it, files are sent without copying.
     """
     settings: ApiSettings = app.state.settings
     keys, directory = Keys(settings.api_keys_file), app.state.directory
-    # What uvicorn puts around everything otherwise. Redirects and the socket's Origin look at it, files do not.
+    # uvicorn would wrap the whole app in it. Redirects and the check of the WebSocket's Origin need it, files do not.
     trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
     behind_proxy: ASGIApp = ProxyHeadersMiddleware(app, trusted)  # type: ignore[arg-type, assignment]
-    files = answering_errors(Files(settings, keys, directory, app.state.traffic, app.state.draining))
-    uploads = answering_errors(Tus(settings, keys, directory))
+    files = answer_unexpected_errors(Files(settings, keys, directory, app.state.traffic, app.state.draining))
+    uploads = answer_unexpected_errors(Tus(settings, keys, directory))
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         kind, path = scope["type"], scope.get("path", "")
@@ -163,9 +163,9 @@ def with_files(app: FastAPI) -> ASGIApp:
         elif kind == "http" and (path == UPLOADS or path.startswith(UPLOADS + "/")):
             await uploads(scope, receive, send)
         elif kind == "websocket" and path != "/ws":
-            await plain_problem(404, "Not Found", path, "The socket is at /ws.")(scope, receive, send)
+            await plain_problem(404, "Not Found", path, "The WebSocket is at /ws.")(scope, receive, send)
         elif kind == "http" and scope["method"] == "HEAD" and has_head(path):
-            await behind_proxy({**scope, "method": "GET"}, receive, send)  # the server leaves the body out
+            await behind_proxy({**scope, "method": "GET"}, receive, send)  # the server omits the body
         else:
             await behind_proxy(scope, receive, send)
 

@@ -1,4 +1,4 @@
-"""Every error of the API as a problem: the framework's own, and those that were not expected."""
+"""Every error of the API as a problem (RFC 9457): our own, the framework's, and unexpected exceptions."""
 
 import structlog
 from fastapi import FastAPI, Request
@@ -16,7 +16,7 @@ log = structlog.get_logger("millstream.api")
 
 
 def answer_with_problems(app: FastAPI) -> None:
-    """Make every error of this app a problem."""
+    """Register the exception handlers."""
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:
@@ -37,12 +37,12 @@ def answer_with_problems(app: FastAPI) -> None:
 
 
 def has_head(path: str) -> bool:
-    """May GET of this path be asked for by HEAD? Not where it would wait for a job's end."""
+    """Does this path also answer HEAD? Not the event streams, which would wait for the job to end."""
     return not path.endswith("/events")
 
 
 def _allowed(app: FastAPI, request: Request) -> list[str]:
-    """Every method that a path has (RFC 9110 §15.5.6); the framework names those of one of its routes only."""
+    """Every method of a path, for Allow (RFC 9110 §15.5.6); the framework names those of one of its routes only."""
     routes = [route for route in app.router.routes if not isinstance(route, Mount)]
     scopes = {method: {**request.scope, "method": method} for method in ("GET", "POST", "DELETE")}
     found = [m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
@@ -52,7 +52,7 @@ def _allowed(app: FastAPI, request: Request) -> list[str]:
 
 
 async def unexpected(request: Request, error: Exception) -> Response:
-    """The answer to what nobody thought of. The server logs the traceback, and closes the connection."""
+    """The response to an unexpected error. The server logs the traceback and closes the connection."""
     log.error("request failed", method=request.method, path=request.url.path, error=repr(error))
     detail = "Something went wrong here; it has been logged."
     response = problem_response(Problem("internal_error", detail), request.url.path)
@@ -60,30 +60,32 @@ async def unexpected(request: Request, error: Exception) -> Response:
     return response
 
 
-def answering_errors(app: ASGIApp) -> ASGIApp:
-    """An app whose errors that nobody thought of are answered, while nothing is answered yet. `ClientGone` is none."""
+def answer_unexpected_errors(app: ASGIApp) -> ASGIApp:
+    """Wrap an app: an unexpected error is answered with a problem, unless the response has started. It is then raised
+    again, for the server to log.
+    """
 
-    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
-        answered = False
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
 
-        async def noting(message: Message) -> None:
-            nonlocal answered
-            answered = True
+        async def noting_start(message: Message) -> None:
+            nonlocal started
+            started = True
             await send(message)
 
         try:
-            await app(scope, receive, noting)
+            await app(scope, receive, noting_start)
         except ClientGone:
             raise
         except Exception as error:
-            if not answered:
+            if not started:
                 await (await unexpected(Request(scope), error))(scope, receive, send)
             raise
 
-    return answering
+    return wrapped
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    """What FastAPI found wrong in a path, a query or a header, in the words that the socket uses."""
+    """FastAPI's validation errors of a path, a query or a header, worded as on the WebSocket."""
     errors = validation_errors({**item, "loc": item["loc"][1:]} for item in error.errors())
     return Problem("invalid_params", f"{sentence(errors)}.", errors)

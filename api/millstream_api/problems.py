@@ -1,4 +1,4 @@
-"""Problems as HTTP answers (RFC 9457), and how OpenAPI describes them."""
+"""Problems as HTTP responses (RFC 9457), and their descriptions in OpenAPI."""
 
 import math
 from typing import Any
@@ -26,14 +26,14 @@ def problem_response(problem: Problem, instance: str | None = None) -> Response:
 def plain_problem(
     status: int, title: str, instance: str, detail: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
-    """An error that HTTP itself has a status for, and needs no page."""
+    """A problem of type about:blank (RFC 9457 §4.2.1): the HTTP status says it all, so it has no page."""
     document = {"type": "about:blank", "title": title, "status": status, "detail": detail or f"{title}."}
     body = to_json({**document, "instance": quote(instance)})
     return Response(body, status, headers, media_type="application/problem+json")
 
 
 def problems(*slugs: str) -> dict[int | str, dict[str, Any]]:
-    """How a route's OpenAPI describes the problems that it may answer with."""
+    """The problems a route may answer with, for its OpenAPI description."""
     described: dict[int | str, dict[str, Any]] = {}
     for slug in slugs:
         kind = PROBLEM_TYPES.get(slug) or JOB_FAILURES[slug]

@@ -1,4 +1,4 @@
-"""uvicorn as this API runs it: the drain begins with the signal, before anything is closed."""
+"""The uvicorn server: its settings, and draining on SIGTERM before anything is closed."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ log = structlog.get_logger("millstream.api")
 
 
 class Server(uvicorn.Server):
-    """SIGTERM or SIGINT drains and then ends the server; a second one ends it at once."""
+    """SIGTERM or SIGINT drains the server, then stops it; a second signal stops it immediately."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, drain_s: float) -> None:
         super().__init__(config)
@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
         try:
             await self._app.state.drain()
         finally:
-            left = self._drain_s - (monotonic() - began)  # for what still streams
+            left = self._drain_s - (monotonic() - began)  # for downloads still in progress
             self.config.timeout_graceful_shutdown = max(0.1, left)  # type: ignore[assignment]  # fractions are fine
             self.should_exit = True
 
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
             log.info("listening", host=self.config.host, port=port)
 
 
-# What uvicorn logs as errors, and is none of ours: a handshake that the app refused, a client's text that is no UTF-8.
+# Logged by uvicorn as errors, but expected: a handshake that the app refused, a client's text frame that is not UTF-8.
 EXPECTED_MESSAGES = (
     "ASGI callable returned without completing handshake",
     "Invalid UTF-8 sequence received from client",
@@ -77,12 +77,13 @@ def make_server(settings: ApiSettings, host: str, port: int) -> Server:
         host=host,
         port=port,
         loop="uvloop",
-        http=partial(HttpProtocol, head_bytes=settings.head_bytes),  # type: ignore[arg-type]  # makes one
+        http=partial(HttpProtocol, head_bytes=settings.head_bytes),  # type: ignore[arg-type]  # any callable will do
         ws=SocketProtocol,
         ws_max_size=settings.max_body_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=20,
-        # A reader that is slow, or that we do not read from for now, cannot answer in time: TCP says when it is gone.
+        # No ping timeout: a slow reader, or a client whose messages we do not read for now, cannot reply in time. TCP
+        # reports the clients that are gone.
         ws_ping_timeout=None,
         log_config=None,
         access_log=False,

@@ -1,4 +1,4 @@
-"""Paths to bytes: files served, uploaded, listed and followed by what RFC 9110 and tus 1.0 say.
+"""Serving, uploading, listing and following files, by RFC 9110 and tus 1.0.
 
-What is decided from headers is free of I/O (ranges, conditions, representations). It does not know the jobs.
+What headers decide is decided without I/O (ranges, conditions, representations). This package does not know jobs.
 """

@@ -1,7 +1,8 @@
-"""The file tier: `/files/…`, and `/stream/file`, which is the same stream. An ASGI app of its own, beside FastAPI's.
+"""The file tier: `/files/…`, and `/stream/file`, which sends the same. An ASGI app of its own, beside FastAPI's.
 
-A request goes: path → descriptor (beneath.py) → validators and conditions (conditions.py) → ranges (ranges.py)
-→ headers → bytes (sending.py). The descriptor is opened once and passed on, so what was checked is what is sent.
+A request goes: path → descriptor (confined_fs.py) → validators and preconditions (conditions.py) → ranges (ranges.py)
+→ headers (representations.py) → bytes (sending.py). The descriptor is opened once and passed on, so what was checked is
+what is sent.
 """
 
 import asyncio
@@ -46,12 +47,12 @@ log = structlog.get_logger("millstream.api")
 
 PREFIX = "/files/"
 STREAM = "/stream/file"
-SETTLE_NS = 20_000_000  # a change within this time of another one may leave the same time stamp behind
+SETTLE_NS = 20_000_000  # two changes closer together than this may leave the same timestamp
 LISTINGS = ("application/json", "application/jsonl", "application/x-ndjson")
 
 
 class Request(NamedTuple):
-    """What one request says, and its ways to and from the client."""
+    """An HTTP request: its ASGI scope and channels, and its parsed query and headers."""
 
     scope: Scope
     receive: Receive
@@ -61,7 +62,7 @@ class Request(NamedTuple):
 
 
 class Files:
-    """The app. `traffic` is for the operator; when `draining` is set, nobody follows a file any longer."""
+    """The app. It counts in `traffic`; when `draining` is set, responses that follow a file end."""
 
     def __init__(
         self, settings: ApiSettings, keys: Keys, directory: ServedDirectory, traffic: Traffic, draining: asyncio.Event
@@ -100,8 +101,8 @@ class Files:
                 await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response | None:
-        """Answer, or return what is to be answered. Raises Problem, NotServed, Unsatisfiable, ClientGone,
-        FileTruncated.
+        """Send the response, or return one that is still to be sent. Raises Problem, NotServed, Unsatisfiable,
+        ClientGone, FileTruncated.
         """
         who = self._keys.authenticate(request.headers.get("authorization"))
         method, path = request.scope["method"], request.scope["path"]
@@ -135,8 +136,8 @@ class Files:
         opened, coding = await self._open(name), None
         try:
             if codings := accepted_codings(request.headers.get("accept-encoding")):
-                opened, coding = await self._packed(name, opened, codings)
-            # Never told later than Date (RFC 9110 §8.8.2.1); what conditions look at is the true time.
+                opened, coding = await self._precompressed(name, opened, codings)
+            # Last-Modified is never later than Date (RFC 9110 §8.8.2.1). Preconditions use the real time.
             modified = min(opened.found.st_mtime_ns // 1_000_000_000, int(time.time()))
             shown = representation(name.rpartition("/")[2], coding, State.of(opened.found), modified)
             return await self._send(opened.file, shown, request)
@@ -168,7 +169,7 @@ class Files:
         return None
 
     def _wanted(self, shown: Representation, headers: Mapping[str, str], method: str) -> Answer:
-        """All of it, or the parts that are asked for. Raises Unsatisfiable, with the size."""
+        """The whole file, or the ranges that the request asks for. Raises Unsatisfiable, with the size."""
         if method != "GET" or not range_applies(headers.get("if-range"), shown.validators, time.time()):
             return shown.whole
         try:
@@ -179,23 +180,23 @@ class Files:
             return shown.whole
         return shown.one(wanted[0]) if len(wanted) == 1 else shown.several(wanted)
 
-    async def _packed(self, name: str, plain: Opened, codings: list[str]) -> tuple[Opened, str | None]:
-        """A sibling that is compressed already, in place of the file itself, and its coding; or the file, when there is
-        none, or only an older one. What is not returned is closed.
+    async def _precompressed(self, name: str, plain: Opened, codings: list[str]) -> tuple[Opened, str | None]:
+        """The file's compressed sibling and its coding, or the plain file when there is none that is up to date. The
+        descriptor that is not returned is closed.
         """
         for coding in codings:
             try:
-                packed = await self._open(name + CODINGS[coding])
+                compressed = await self._open(name + CODINGS[coding])
             except NotServed:
                 continue
-            better = supersedes(packed.found, plain.found)
-            os.close(plain.file if better else packed.file)
+            better = supersedes(compressed.found, plain.found)
+            os.close(plain.file if better else compressed.file)
             if better:
-                return packed, coding
+                return compressed, coding
         return plain, None
 
     async def _open(self, name: str) -> Opened:
-        """Open a file: here when the kernel can do so without a disk, else in a thread."""
+        """Open a file: at once when that needs no disk, else in a thread."""
         opened = self._directory.open_cached(name)
         if opened is None:
             opened = await asyncio.to_thread(self._directory.open, name)
@@ -209,8 +210,8 @@ class Files:
         return opened
 
     async def _follow(self, name: str, request: Request) -> Response | None:
-        """Like tail -f: from an offset on, once the file has grown so far, and then what is appended, until the client
-        leaves, the file is deleted, or the server drains. Raises FileTruncated.
+        """Like tail -f: send the file from an offset on, as soon as it is that long, and then what is appended, until
+        the client disconnects, the file is deleted, or the server drains. Raises FileTruncated.
         """
         try:
             offset = int(request.query.get("offset", ["0"])[0])
@@ -257,12 +258,12 @@ class Files:
         prefix = request.query.get("prefix", [""])[0]
         kind = most_wanted(request.headers.get("accept"), LISTINGS) or LISTINGS[0]
         lines = kind != LISTINGS[0]
-        told = raw({"Content-Type": kind, "Vary": "Accept"})
-        await send({"type": "http.response.start", "status": 200, "headers": told})
+        headers = raw({"Content-Type": kind, "Vary": "Accept"})
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         found = self._directory.walk(prefix)
         first = True
-        while method == "GET" and (some := await asyncio.to_thread(_some_entries, found)):
-            text = (b"" if lines else b"[" if first else b",") + (b"\n" if lines else b",").join(some)
+        while method == "GET" and (entries := await asyncio.to_thread(_next_entries, found)):
+            text = (b"" if lines else b"[" if first else b",") + (b"\n" if lines else b",").join(entries)
             first = False
             await send({"type": "http.response.body", "body": text + (b"\n" if lines else b""), "more_body": True})
         end = b"" if lines or method == "HEAD" else b"[]" if first else b"]"
@@ -271,12 +272,12 @@ class Files:
 
 
 def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Headers as ASGI has them."""
+    """Headers as ASGI pairs."""
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 def read_headers(scope: Scope) -> dict[str, str]:
-    """The request's headers by name, in lower case; what is repeated is joined (RFC 9110 §5.3)."""
+    """The request's headers by lower-case name; repeated ones are joined with commas (RFC 9110 §5.3)."""
     found: dict[str, str] = {}
     for name, value in scope["headers"]:
         key, text = name.decode("latin-1"), value.decode("latin-1")
@@ -285,8 +286,8 @@ def read_headers(scope: Scope) -> dict[str, str]:
 
 
 def read_path(scope: Scope) -> str:
-    """The path, percent-decoded. The server puts U+FFFD for what is not UTF-8: that is NotServed, but for one that the
-    client itself wrote.
+    """The path, percent-decoded. The server decodes invalid UTF-8 as U+FFFD; such a path is NotServed, unless the
+    client sent U+FFFD itself.
     """
     path: str = scope["path"]
     if "\N{REPLACEMENT CHARACTER}" not in path:
@@ -298,23 +299,23 @@ def read_path(scope: Scope) -> str:
 
 
 def read_query(query: bytes) -> dict[str, list[str]]:
-    """The parameters by name. What is not UTF-8 becomes lone surrogates, which no name has that is served."""
+    """The parameters by name. Invalid UTF-8 becomes lone surrogates, which are in no name that is served."""
     return parse_qs(query.decode(errors="surrogateescape"), errors="surrogateescape")
 
 
 def accepted_codings(header: str | None) -> list[str]:
-    """The content codings of ours that an Accept-Encoding (RFC 9110 §12.5.3) wants no less than the plain file, the
-    most wanted first.
+    """The codings in CODINGS that an Accept-Encoding (RFC 9110 §12.5.3) prefers to the plain file, or weights equally;
+    the highest weight first.
     """
     if not header:
         return []
     wanted = weights(header)
     anything, plain = wanted.get("*", 0.0), wanted.get("identity", 0.0)
-    taken = {coding: wanted.get(coding, anything) for coding in CODINGS}
-    return sorted((c for c, weight in taken.items() if weight > 0 and weight >= plain), key=lambda c: -taken[c])
+    weight = {coding: wanted.get(coding, anything) for coding in CODINGS}
+    return sorted((c for c in CODINGS if weight[c] > 0 and weight[c] >= plain), key=lambda c: -weight[c])
 
 
-def _some_entries(found: Iterator[tuple[str, os.stat_result]]) -> list[bytes]:
+def _next_entries(found: Iterator[tuple[str, os.stat_result]]) -> list[bytes]:
     return [
         to_json(
             {

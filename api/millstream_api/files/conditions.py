@@ -1,4 +1,4 @@
-"""Conditional requests, in the order of RFC 9110 §13.2.2. No I/O."""
+"""Conditional requests: validators, and preconditions in the order of RFC 9110 §13.2.2. No I/O."""
 
 import os
 import re
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from millstream_api.wire.answers import http_date
 
-# One element of a list of tags, or what is none, up to its comma. No two parts can take the same blanks, so that a
-# header is read in time proportional to its length.
+# One element of a list of entity tags, up to its comma, or something malformed. No two parts match the same blanks, so
+# parsing takes time linear in the header's length.
 _TAG = re.compile(r'[ \t]*(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?:,|$)|[^,]*(?:,|$))')
 _DATE = re.compile(  # §5.6.7: IMF-fixdate, and the two older forms
     r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT"
@@ -22,8 +22,8 @@ _DATE = re.compile(  # §5.6.7: IMF-fixdate, and the two older forms
 
 
 class State(NamedTuple):
-    """What a file has in it: another inode, size (in bytes) or time is another content. `modified_ns` is what anybody
-    may set, `changed_ns` (ctime) what the system has set at the last change of anything.
+    """Identifies the content of a file: where any of these differs, the content counts as different. `size` in bytes.
+    Users can set `modified_ns` (mtime) as they like; `changed_ns` (ctime) is set by the system at every change.
     """
 
     inode: int
@@ -38,8 +38,8 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What tells one state of a representation from another: its strong ETag, quoted, and the second it was changed.
-    `others`: the ETags of what may be sent in its place, which a client that writes may have seen.
+    """The validators of a representation: its strong ETag, quoted, and its time of modification in Unix seconds.
+    `others`: the ETags of its compressed siblings, which a client that now writes may have got instead.
     """
 
     etag: str
@@ -56,7 +56,7 @@ class Validators:
 
 
 def evaluate_preconditions(method: str, headers: Mapping[str, str], current: Validators | None) -> int | None:
-    """The status that ends the request (304 or 412), or None when it goes on. `current` None: nothing is there yet."""
+    """The status that ends the request (304 or 412), or None to go on. `current` is None when there is no file."""
     reading = method in ("GET", "HEAD")
     if (match := headers.get("if-match")) is not None:
         if not _matches(match, current, weak=False):
@@ -72,7 +72,7 @@ def evaluate_preconditions(method: str, headers: Mapping[str, str], current: Val
 
 
 def range_applies(if_range: str | None, current: Validators, now: float) -> bool:
-    """Does an If-Range header (§13.1.5) let the ranges stand? A date counts only as a strong validator (§8.8.2.2)."""
+    """Whether If-Range (§13.1.5) lets the Range header apply. A date must be a strong validator (§8.8.2.2)."""
     if if_range is None:
         return True
     if if_range.startswith('"'):
@@ -90,7 +90,7 @@ def _matches(header: str, current: Validators | None, *, weak: bool) -> bool:
 
 
 def _date(header: str | None) -> int | None:
-    """Unix seconds, or None for what is no HTTP date: such a header is ignored (§13.1.3)."""
+    """Unix seconds, or None for an invalid date, whose header is ignored (§13.1.3)."""
     if header is None or not _DATE.fullmatch(header.strip(" \t")):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What is said and sent of one state of a file: whole, in one part or several, or not again. No I/O."""
+"""The responses for one state of a file: whole, one range, several ranges, or not modified. No I/O."""
 
 import mimetypes
 import os
@@ -11,25 +11,25 @@ from urllib.parse import quote
 from millstream_api.files.conditions import State, Validators
 from millstream_api.wire.answers import Answer, Span, http_date
 
-CODINGS = {"zstd": ".zst", "br": ".br", "gzip": ".gz"}  # of siblings that are compressed already; the best first
+CODINGS = {"zstd": ".zst", "br": ".br", "gzip": ".gz"}  # of compressed siblings; the best first
 ACTIVE = ("text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml", "text/javascript")
 
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """One state of what is sent for a name, and its answers that are always the same. `size` in bytes."""
+    """One state of a file, or of its compressed sibling, with its precomputed responses. `size` in bytes."""
 
     size: int
     media_type: str
     validators: Validators
-    head: bytes  # of every answer with content, whole or in parts
-    of_part: bytes  # of an answer with one part
+    head: bytes  # header lines of every response with content
+    one_range_head: bytes  # further ones of a response with one range
     whole: Answer
     unchanged: Answer
 
     def one(self, span: Span) -> Answer:
-        told = f"content-length: {span.length}\r\ncontent-range: {span.content_range(self.size)}\r\n"
-        return Answer(206, self.head + self.of_part + told.encode(), (span,))
+        about_range = f"content-length: {span.length}\r\ncontent-range: {span.content_range(self.size)}\r\n"
+        return Answer(206, self.head + self.one_range_head + about_range.encode(), (span,))
 
     def several(self, wanted: Sequence[Span]) -> Answer:
         """A multipart/byteranges (RFC 9110 §14.6)."""
@@ -47,8 +47,8 @@ class Representation:
 
 @lru_cache(maxsize=1024)
 def representation(name: str, coding: str | None, state: State, modified: int) -> Representation:
-    """Of a file of this name (its compressed sibling, when there is a `coding`) in this state. `modified`: the Unix
-    second to be told as Last-Modified.
+    """The representation of a file of this name (with a `coding`: of its compressed sibling) in this state. `modified`:
+    Last-Modified in Unix seconds.
     """
     validators, kind = Validators.of(state), media_type(name)
     always = {
@@ -73,17 +73,17 @@ def representation(name: str, coding: str | None, state: State, modified: int) -
 
 
 def supersedes(sibling: os.stat_result, plain: os.stat_result) -> bool:
-    """Is this compressed sibling sent in place of the plain file? Not when it is older."""
+    """Whether this compressed sibling is sent instead of the plain file: not when it is older."""
     return sibling.st_mtime_ns >= plain.st_mtime_ns
 
 
 def media_type(name: str) -> str:
-    kind, packed = mimetypes.guess_type(name)
-    return "application/octet-stream" if kind is None or packed else kind
+    kind, compression = mimetypes.guess_type(name)
+    return "application/octet-stream" if kind is None or compression else kind
 
 
 def disposition(name: str) -> str:
-    """Content-Disposition (RFC 6266): what a browser would run is offered for download instead."""
+    """Content-Disposition (RFC 6266): types that a browser would execute are downloaded instead of shown."""
     kind = "attachment" if media_type(name) in ACTIVE else "inline"
     plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in name)
     extended = f"; filename*=UTF-8''{quote(name, safe='')}" if plain != name else ""

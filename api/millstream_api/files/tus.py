@@ -1,9 +1,9 @@
 """Resumable uploads: the tus protocol 1.0.0 at `/uploads`, with its extensions creation, creation-with-upload,
 checksum, expiration and termination. (Why tus and not the IETF draft: docs/decisions/0009.)
 
-An upload is two hidden files below the data directory, `.uploads/<id>` with what has come and `.uploads/<id>.json`
-with where it is to go; so it survives a restart, and any API process on the same directory can go on with it. When it
-is complete it is renamed to its path.
+An upload is two hidden files below the data directory: `.uploads/<id>` holds the bytes received so far,
+`.uploads/<id>.json` the target path and length. So it survives a restart, and any API process on the same directory can
+continue it. When it is complete, it is renamed to its path.
 """
 
 import asyncio
@@ -28,7 +28,16 @@ from starlette.types import Receive, Scope, Send
 from millstream.apikeys import Keys
 from millstream.confined_fs import NotServed, ServedDirectory, parts
 from millstream.protocol.errors import Problem
-from millstream_api.files.uploads import Broken, Full, Temporary, body_blocks, current, disk_errors, locked, write_all
+from millstream_api.files.uploads import (
+    DiskFull,
+    Temporary,
+    UploadAborted,
+    body_blocks,
+    disk_errors,
+    locked,
+    validators_of,
+    write_all,
+)
 from millstream_api.problems import plain_problem, problem_response
 from millstream_api.settings import ApiSettings
 
@@ -40,7 +49,7 @@ CONTENT_TYPE = "application/offset+octet-stream"
 
 
 class Refused(Exception):
-    """A status of the tus protocol and what was wrong."""
+    """A request that is answered with an error status of HTTP or tus."""
 
     def __init__(self, status: int, title: str, detail: str) -> None:
         super().__init__(detail)
@@ -49,7 +58,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Where an upload is to go. `length` in bytes; `expires` in Unix seconds; `metadata` as the client gave it."""
+    """An upload in progress, to become the file at `path`. `length` in bytes; `expires` in Unix seconds; `metadata` as
+    the client sent it.
+    """
 
     id: str
     path: str
@@ -77,12 +88,14 @@ class Tus:
             response = problem_response(problem, path)
         except NotServed:
             response = plain_problem(404, "Not Found", path)
-        except Full:
-            response = plain_problem(507, "Insufficient Storage", path, "There is no room; what came before is kept.")
+        except DiskFull:
+            response = plain_problem(
+                507, "Insufficient Storage", path, "There is not enough space; what was received before is kept."
+            )
         except Refused as error:
-            told = {"Tus-Version": "1.0.0"} if error.status == 412 else None
-            response = plain_problem(error.status, error.title, path, str(error), told)
-        except Broken:
+            extra = {"Tus-Version": "1.0.0"} if error.status == 412 else None
+            response = plain_problem(error.status, error.title, path, str(error), extra)
+        except UploadAborted:
             return
         response.headers.update(VERSION)
         await response(scope, receive, send)
@@ -90,8 +103,8 @@ class Tus:
     async def _answer(self, method: str, path: str, headers: Headers, receive: Receive) -> Response:
         if method == "OPTIONS":
             limit = str(self._settings.upload_bytes)
-            told = {"Tus-Version": "1.0.0", "Tus-Extension": EXTENSIONS, "Tus-Max-Size": limit}
-            return Response(status_code=204, headers={**told, "Tus-Checksum-Algorithm": ",".join(sorted(CHECKSUMS))})
+            server = {"Tus-Version": "1.0.0", "Tus-Extension": EXTENSIONS, "Tus-Max-Size": limit}
+            return Response(status_code=204, headers={**server, "Tus-Checksum-Algorithm": ",".join(sorted(CHECKSUMS))})
         who = self._keys.authenticate(headers.get("authorization"))
         who.require("files:write")
         if headers.get("tus-resumable") != "1.0.0":
@@ -103,12 +116,12 @@ class Tus:
         match method:
             case "HEAD":
                 offset = await asyncio.to_thread(self._offset, upload)
-                told = {
+                about = {
                     "Upload-Length": str(upload.length),
                     "Upload-Metadata": upload.metadata,
                     "Cache-Control": "no-store",
                 }
-                return Response(status_code=200, headers={**told, **self._progress(upload, offset)})
+                return Response(status_code=200, headers={**about, **self._progress(upload, offset)})
             case "PATCH":
                 offset = await self._append(upload, headers, body_blocks(receive))
                 return Response(status_code=204, headers=self._progress(upload, offset))
@@ -123,7 +136,7 @@ class Tus:
     async def _create(self, headers: Headers, owner: str, receive: Receive) -> Response:
         length = _number(headers, "upload-length")
         if length > self._settings.upload_bytes:
-            raise Refused(413, "Content Too Large", f"A file may have {self._settings.upload_bytes} bytes.")
+            raise Refused(413, "Content Too Large", f"A file may have at most {self._settings.upload_bytes} bytes.")
         metadata = headers.get("upload-metadata", "")
         path = _metadata(metadata).get("path", "")
         try:
@@ -139,7 +152,7 @@ class Tus:
         if length == 0 or headers.get("content-type", "").lower() == CONTENT_TYPE:
             try:
                 offset = await self._append(upload, headers, body_blocks(receive), at=0)
-            except BaseException:  # nobody will ever know where it was
+            except BaseException:  # the client will never learn its URL
                 await asyncio.to_thread(self._remove, upload)
                 raise
         location = {"Location": f"{PREFIX}/{upload.id}"}
@@ -148,7 +161,7 @@ class Tus:
     async def _append(
         self, upload: Upload, headers: Mapping[str, str], body: AsyncIterator[bytes], at: int | None = None
     ) -> int:
-        """Write what comes behind what is there; returns the new offset. The last byte publishes the file."""
+        """Append the body to the upload; returns the new offset. With its last byte the file is published."""
         if at is None:
             if headers.get("content-type", "").lower() != CONTENT_TYPE:
                 raise Refused(415, "Unsupported Media Type", f"Send Content-Type: {CONTENT_TYPE}.")
@@ -172,7 +185,9 @@ class Tus:
             try:
                 async for block in body:
                     if offset + len(block) > upload.length:
-                        raise Refused(413, "Content Too Large", f"More came than the {upload.length} bytes announced.")
+                        raise Refused(
+                            413, "Content Too Large", f"The upload is larger than the {upload.length} bytes announced."
+                        )
                     with disk_errors():
                         await asyncio.to_thread(write_all, file, block)
                     offset += len(block)
@@ -183,7 +198,7 @@ class Tus:
                 if checksum and not (whole and checksum[0].digest() == checksum[1]):
                     os.ftruncate(file, at)
             if checksum and checksum[0].digest() != checksum[1]:
-                raise Refused(460, "Checksum Mismatch", "What came does not have the checksum that was named for it.")
+                raise Refused(460, "Checksum Mismatch", "The content does not match the announced checksum.")
             if offset == upload.length:
                 with disk_errors():
                     await asyncio.to_thread(self._publish, upload, file)
@@ -195,7 +210,7 @@ class Tus:
         expires = format_datetime(datetime.fromtimestamp(upload.expires, UTC), usegmt=True)
         return {"Upload-Offset": str(offset), "Upload-Expires": expires}
 
-    # Files; for a thread.
+    # Blocking: call these in a thread.
 
     def _data(self, upload: Upload) -> Path:
         return self._home / upload.id
@@ -206,7 +221,7 @@ class Tus:
         (self._home / f"{upload.id}.json").write_bytes(to_json(asdict(upload)))
 
     def _load(self, id: str, owner: str) -> Upload:
-        """Raises NotServed for what is not there, has expired, or belongs to somebody else."""
+        """Raises NotServed when the upload does not exist, has expired, or belongs to another owner."""
         if not re.fullmatch(r"[0-9a-f]{32}", id):
             raise NotServed(id)
         try:
@@ -225,21 +240,21 @@ class Tus:
 
     def _publish(self, upload: Upload, file: int) -> None:
         os.fsync(file)
-        beside = Temporary(self._directory, upload.path)  # holds its directory
+        temporary = Temporary(self._directory, upload.path)  # keeps the target's directory from being removed
         try:
-            with locked(beside.directory):
-                current(beside.directory, beside.target)
-                os.rename(self._data(upload), beside.target, dst_dir_fd=beside.directory)
-                os.fsync(beside.directory)
+            with locked(temporary.directory):
+                validators_of(temporary.directory, temporary.target)  # raises NotServed if it may not be replaced
+                os.rename(self._data(upload), temporary.target, dst_dir_fd=temporary.directory)
+                os.fsync(temporary.directory)
         finally:
-            beside.discard()
+            temporary.discard()
 
     def _remove(self, upload: Upload) -> None:
         for path in (self._data(upload), self._home / f"{upload.id}.json"):
             path.unlink(missing_ok=True)
 
     def _expire(self) -> None:
-        """Forget the uploads whose time is over."""
+        """Remove the expired uploads."""
         if not self._home.is_dir():
             return
         for info in self._home.glob("*.json"):
@@ -259,7 +274,7 @@ def _number(headers: Mapping[str, str], name: str) -> int:
 
 
 def _metadata(header: str) -> dict[str, str]:
-    """Upload-Metadata: `key base64, key base64`."""
+    """Parse Upload-Metadata: `key base64, key base64`."""
     found = {}
     for item in header.split(","):
         key, _, value = item.strip().partition(" ")
@@ -279,4 +294,4 @@ def _checksum(header: str | None) -> "tuple[hashlib._Hash, bytes] | None":
     try:
         return hashlib.new(name), b64decode(value, validate=True)
     except ValueError:
-        raise Refused(400, "Bad Request", "Upload-Checksum must hold base64.") from None
+        raise Refused(400, "Bad Request", "Upload-Checksum must contain base64.") from None

@@ -1,8 +1,8 @@
-"""Writing files: PUT and DELETE. Complete or not there at all. (Resumable uploads: tus.py.)
+"""Writing files: PUT and DELETE. An upload takes effect completely or not at all. (Resumable uploads: tus.py.)
 
-What comes is written to a hidden file in the target's directory, synced, and renamed over the target; so a reader
-sees the old file or the new one, and whatever breaks leaves nothing. Conditions are checked again under a lock right
-before the rename. Directories come and go with what is in them.
+The body is written to a hidden file in the target's directory, synced, and renamed over the target. So a reader sees
+the old file or the new one, and a failed upload leaves nothing. Preconditions are checked again under a lock right
+before the rename. Directories are made as needed, and removed when they become empty.
 """
 
 import asyncio
@@ -35,33 +35,33 @@ from millstream_api.settings import ApiSettings
 log = structlog.get_logger("millstream.api")
 
 BLOCK = 1024 * 1024
-TEMPORARY = ".upload-"  # what the names of temporary files begin with
-ABANDONED_S = 60  # one that is older, and that no process holds, was left behind
-ATTEMPTS = 100  # to be in a directory before somebody removes it
+TEMPORARY = ".upload-"  # prefix of the names of temporary files
+ABANDONED_S = 60  # an older temporary file that no process has locked was left behind
+ATTEMPTS = 100  # to create a file in a directory before another request removes the directory
 ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}  # RFC 9530 §5
 
 
-class Broken(Exception):
-    """The client left before the end."""
+class UploadAborted(Exception):
+    """The client disconnected before the end of the body."""
 
 
-class Full(Exception):
-    """The disk, or a quota, is full."""
+class DiskFull(Exception):
+    """The disk or a quota is full."""
 
 
 class TooLarge(Exception):
-    """More came than an upload may have."""
+    """The body is larger than an upload may be."""
 
 
 @dataclass(slots=True)
-class Expected:
-    """Digests that the client says the content has: raw, by algorithm."""
+class ExpectedDigests:
+    """The digests that the client announced, as raw bytes by algorithm."""
 
     digests: dict[str, bytes]
 
     @classmethod
-    def of(cls, headers: Mapping[str, str]) -> "Expected":
-        """From Repr-Digest and Content-Digest (RFC 9530). Raises Problem when one cannot be read."""
+    def of(cls, headers: Mapping[str, str]) -> "ExpectedDigests":
+        """From Repr-Digest and Content-Digest (RFC 9530). Raises Problem when one is malformed."""
         found: dict[str, bytes] = {}
         for header in ("repr-digest", "content-digest"):
             for item in headers.get(header, "").split(","):
@@ -70,7 +70,7 @@ class Expected:
                     try:
                         digest = b64decode(value.partition(";")[0].strip(" :"), validate=True)
                     except ValueError:
-                        raise Problem("invalid_request", f"{header}: {name}=:…: must hold base64.") from None
+                        raise Problem("invalid_request", f"{header}: {name}=:…: must contain base64.") from None
                     if found.setdefault(name.lower(), digest) != digest:
                         raise Problem("invalid_request", f"Repr-Digest and Content-Digest differ in {name}.")
         return cls(found)
@@ -86,28 +86,30 @@ class Uploads:
         parts(path)
         instance = f"/files/{path}"
         if "content-range" in headers:
-            return plain_problem(400, "Bad Request", instance, "A PUT holds a whole file: no Content-Range.")
+            return plain_problem(
+                400, "Bad Request", instance, "PUT replaces the whole file: Content-Range is not supported."
+            )
         if headers.get("content-encoding", "identity").lower() != "identity":
             return plain_problem(
-                415, "Unsupported Media Type", instance, "Send the file as it is, without Content-Encoding."
+                415, "Unsupported Media Type", instance, "Content-Encoding is not supported: send the file itself."
             )
         if int(headers.get("content-length", "0")) > self._settings.upload_bytes:
             return self._too_large(instance)
-        expected = Expected.of(headers)
-        if early := await asyncio.to_thread(self._refused, path, headers):
+        expected = ExpectedDigests.of(headers)
+        if early := await asyncio.to_thread(self._evaluate_early, path, headers):
             return plain_problem(early, "Precondition Failed", instance)
         try:
             return await self._store(path, headers, expected, body_blocks(receive))
-        except Broken:
-            return plain_problem(400, "Bad Request", instance, "The upload ended before its end.")
+        except UploadAborted:
+            return plain_problem(400, "Bad Request", instance, "The connection closed before the upload was complete.")
         except TooLarge:
             return self._too_large(instance)
-        except Full:
-            detail = "There is no room for this file; nothing of it was kept."
+        except DiskFull:
+            detail = "There is not enough space for this file; nothing of it was kept."
             return plain_problem(507, "Insufficient Storage", instance, detail)
 
     async def _store(
-        self, path: str, headers: Mapping[str, str], expected: Expected, body: AsyncIterator[bytes]
+        self, path: str, headers: Mapping[str, str], expected: ExpectedDigests, body: AsyncIterator[bytes]
     ) -> Response:
         hashes = {name: hashlib.new(ALGORITHMS[name]) for name in expected.digests}
         with disk_errors():
@@ -122,9 +124,7 @@ class Uploads:
                     await asyncio.to_thread(temporary.write, block, hashes)
             for name, digest in expected.digests.items():
                 if hashes[name].digest() != digest:
-                    raise Problem(
-                        "invalid_request", f"The content does not have the {name} digest that was named for it."
-                    )
+                    raise Problem("invalid_request", f"The content does not match the announced {name} digest.")
             with disk_errors():
                 status, etag = await asyncio.to_thread(temporary.publish, headers)
         finally:
@@ -139,9 +139,9 @@ class Uploads:
         return await asyncio.to_thread(self._delete, path, headers)
 
     def _delete(self, path: str, headers: Mapping[str, str]) -> Response:
-        os.close(self._directory.open(path).file)  # a regular file, and nothing else
+        os.close(self._directory.open(path).file)  # raises NotServed unless it is a regular file
         with self._directory.parent(path) as (directory, name), locked(directory):
-            if status := evaluate_preconditions("DELETE", headers, current(directory, name)):
+            if status := evaluate_preconditions("DELETE", headers, validators_of(directory, name)):
                 return plain_problem(status, "Precondition Failed", f"/files/{path}")
             try:
                 os.unlink(name, dir_fd=directory)
@@ -150,35 +150,35 @@ class Uploads:
         self._directory.prune(path)
         return Response(status_code=204)
 
-    def _refused(self, path: str, headers: Mapping[str, str]) -> int | None:
-        """A look before the body is read, so that what will be refused is refused at once."""
+    def _evaluate_early(self, path: str, headers: Mapping[str, str]) -> int | None:
+        """The status of a failed precondition, before the body is read, so that the client need not send it."""
         with ExitStack() as stack:
             try:
                 directory, name = stack.enter_context(self._directory.parent(path))
-            except NotServed:  # its directory is still to be made
+            except NotServed:  # the directory does not exist yet
                 return evaluate_preconditions("PUT", headers, None)
-            return evaluate_preconditions("PUT", headers, current(directory, name))
+            return evaluate_preconditions("PUT", headers, validators_of(directory, name))
 
     def _too_large(self, instance: str) -> Response:
-        detail = f"A file may have {self._settings.upload_bytes} bytes (MILLSTREAM_UPLOAD_BYTES)."
+        detail = f"A file may have at most {self._settings.upload_bytes} bytes (MILLSTREAM_UPLOAD_BYTES)."
         problem = Problem("payload_too_large", detail).document(instance)
         return Response(to_json(problem), 413, {"Connection": "close"}, media_type="application/problem+json")
 
 
 class Temporary:
-    """A hidden file beside the target, on its way to become it; while it is there, so is its directory. Blocking; for
-    a thread.
+    """A hidden file in the target's directory, later renamed to the target. As long as it exists, the directory is not
+    removed. Blocking: call it in a thread.
     """
 
     def __init__(self, directory: ServedDirectory, path: str) -> None:
         self._name: str | None = f"{TEMPORARY}{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         for _ in range(ATTEMPTS):
-            # Until there is a file in it, a directory may be removed by others, who find it empty.
+            # Another request may remove the directory as long as it is empty.
             with suppress(Missing, FileNotFoundError), ExitStack() as stack:
                 self.directory, self.target = stack.enter_context(directory.parent(path, create=True))
                 self._file = os.open(self._name, flags, 0o644, dir_fd=self.directory)
-                fcntl.flock(self._file, fcntl.LOCK_EX)  # the sign that somebody writes it: see sweep
+                fcntl.flock(self._file, fcntl.LOCK_EX)  # marks it as being written: see sweep
                 self._context = stack.pop_all()
                 return
         raise NotServed(path)
@@ -189,11 +189,11 @@ class Temporary:
             digest.update(block)
 
     def publish(self, headers: Mapping[str, str]) -> tuple[int, str]:
-        """Make it the target: 201 or 204 and its ETag, or 412."""
+        """Rename it to the target. Returns 201 or 204 and the new ETag, or 412."""
         os.fsync(self._file)
         assert self._name is not None
         with locked(self.directory):
-            before = current(self.directory, self.target)
+            before = validators_of(self.directory, self.target)
             if status := evaluate_preconditions("PUT", headers, before):
                 return status, ""
             os.rename(self._name, self.target, src_dir_fd=self.directory, dst_dir_fd=self.directory)
@@ -202,7 +202,7 @@ class Temporary:
             return (201 if before is None else 204), Validators.of(State.of(os.fstat(self._file))).etag
 
     def discard(self) -> None:
-        """Close it, and remove what has not been published, and with it the directories that were made for it."""
+        """Close it. If it was not published, remove it, and the directories that were made for it."""
         os.close(self._file)
         if self._name is not None:
             with suppress(FileNotFoundError):
@@ -211,33 +211,34 @@ class Temporary:
 
 
 async def sweep(directory: ServedDirectory) -> None:
-    """Remove the temporary files whose processes were killed, wherever they are below the directory."""
-    sweeping = _swept(directory)
+    """Remove the temporary files of killed processes, anywhere below the directory."""
+    sweeping = _sweep(directory)
     while (removed := await asyncio.to_thread(next, sweeping, None)) is not None:
         for path in removed:
             log.info("removed what a broken upload left", path=path)
 
 
-def _swept(directory: ServedDirectory) -> Iterator[list[str]]:
-    """What was removed, directory by directory."""
+def _sweep(directory: ServedDirectory) -> Iterator[list[str]]:
+    """Yields the removed paths, directory by directory."""
     with directory.parent("any") as (top, _):
-        for where, inner, names, at in os.fwalk(".", dir_fd=top):
+        for where, inner, names, fd in os.fwalk(".", dir_fd=top):
             inner[:] = [name for name in inner if not name.startswith(".")]
-            removed = [f"{where}/{name}"[2:] for name in names if name.startswith(TEMPORARY) and _removed(name, at)]
+            temporary = [name for name in names if name.startswith(TEMPORARY)]
+            removed = [f"{where}/{name}"[2:] for name in temporary if _remove_abandoned(name, fd)]
             for path in removed:
                 directory.prune(path)
             yield removed
 
 
-def _removed(name: str, at: int) -> bool:
-    """Remove a temporary file, unless it is young, or somebody writes it."""
+def _remove_abandoned(name: str, directory: int) -> bool:
+    """Remove a temporary file, unless it is recent or still being written. Returns whether it was removed."""
     with suppress(OSError):
-        file = os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        file = os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
             found = os.fstat(file)
             if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > ABANDONED_S:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(name, dir_fd=at)
+                os.unlink(name, dir_fd=directory)
                 return True
         finally:
             os.close(file)
@@ -245,32 +246,32 @@ def _removed(name: str, at: int) -> bool:
 
 
 async def body_blocks(receive: Receive) -> AsyncIterator[bytes]:
-    """The request's body in blocks of about BLOCK bytes. When the client leaves before its end: what came until then,
-    and raises Broken.
+    """The request's body in blocks of about BLOCK bytes. Raises UploadAborted when the client disconnects before its
+    end, after yielding what was received.
     """
-    held = bytearray()
+    buffered = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            if held:
-                yield bytes(held)
-            raise Broken
-        held += message.get("body", b"")
-        if len(held) >= BLOCK or not message.get("more_body", False):
-            yield bytes(held)
-            held.clear()
+            if buffered:
+                yield bytes(buffered)
+            raise UploadAborted
+        buffered += message.get("body", b"")
+        if len(buffered) >= BLOCK or not message.get("more_body", False):
+            yield bytes(buffered)
+            buffered.clear()
         if not message.get("more_body", False):
             return
 
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """What the file system refuses, in words. Raises Full, NotServed."""
+    """Translate errors of the file system. Raises DiskFull, NotServed."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise Full from error
+            raise DiskFull from error
         if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG):
             raise NotServed from error
         raise
@@ -278,7 +279,7 @@ def disk_errors() -> Iterator[None]:
 
 @contextmanager
 def locked(directory: int) -> Iterator[None]:
-    """One writer of a directory at a time, across processes, while it looks and renames."""
+    """A lock on a directory, across processes, so that checking preconditions and renaming are one step."""
     fcntl.flock(directory, fcntl.LOCK_EX)
     try:
         yield
@@ -286,9 +287,9 @@ def locked(directory: int) -> Iterator[None]:
         fcntl.flock(directory, fcntl.LOCK_UN)
 
 
-def current(directory: int, name: str) -> Validators | None:
-    """The state of what a name stands for, with those of its compressed siblings; None: nothing yet. Raises NotServed
-    for what is no regular file.
+def validators_of(directory: int, name: str) -> Validators | None:
+    """The validators of a file, with the ETags of its compressed siblings; None when it does not exist. Raises
+    NotServed for anything but a regular file.
     """
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)

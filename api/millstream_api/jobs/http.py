@@ -78,7 +78,7 @@ async def _read(request: Request, limit: int) -> bytes:
             if len(body) > limit:
                 raise too_large
     except ClientDisconnect:
-        raise Problem("parse_error", "The body ended before its end.") from None  # which nobody will read
+        raise Problem("parse_error", "The connection closed before the whole body arrived.") from None
     return bytes(body)
 
 
