@@ -18,8 +18,8 @@ from websockets.typing import Subprotocol
 
 from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES
 from millstream.protocol.event_types import EVENT_TYPES
-from millstream.protocol.messages import METHODS
-from millstream_api.jobs.schemas import NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
+from millstream_api.jobs.methods import METHODS
+from millstream_api.jobs.schemas import NOTIFICATIONS, JobEvent, ProblemDocument
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Refused, Rpc, rpc
 from tests.integration.web import JSONL, ended, events, submit, web
@@ -175,8 +175,8 @@ async def test_the_page_of_the_socket_tells_of_every_method_event_and_error(http
     text = (await http.get("/asyncapi")).text
     for name in (*METHODS, *NOTIFICATIONS, *EVENT_TYPES, *PROBLEM_TYPES):
         assert f"<code>{name}</code>" in text, name
-    for params in METHODS.values():
-        for member in params.model_fields:
+    for method in METHODS.values():
+        for member in method.params.model_fields:
             assert f"<code>{member}</code>" in text
 
 
@@ -251,7 +251,7 @@ async def test_what_the_socket_really_sends_is_what_is_published(stack: Stack, a
         await client.reply(None)
         frames = client.frames
     for method, result in answers:
-        adapter(RESULTS[method]).validate_python(result)
+        adapter(METHODS[method].result).validate_python(result)
         conforms(result, schemas[f"{''.join(p.capitalize() for p in method.split('.'))}Result"], asyncapi)
     assert {method for method, _ in answers} == set(METHODS)
     seen = set()

@@ -6,7 +6,7 @@ import pytest
 
 from millstream.protocol.errors import PROBLEM_TYPES
 from millstream.protocol.event_types import EVENT_TYPES
-from millstream.protocol.messages import METHODS
+from millstream_api.jobs.methods import METHODS
 from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
 
@@ -29,7 +29,7 @@ def test_the_protocol_describes_each_event_type(type_: str) -> None:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_protocol_describes_each_method_with_its_parameters(method: str) -> None:
     row = next(line for line in PROTOCOL.splitlines() if line.startswith(f"| `{method}` |"))
-    for parameter in METHODS[method].model_fields:
+    for parameter in METHODS[method].params.model_fields:
         assert f"`{parameter}`" in row
 
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from millstream.protocol.errors import Problem
 from millstream.protocol.messages import (
-    METHODS,
     Attach,
     Call,
     Fault,
@@ -21,8 +20,9 @@ from millstream.protocol.messages import (
     parse,
     read_cursor,
 )
+from millstream_api.jobs.methods import PARAMS
 
-PARSE, REQUEST, METHOD, PARAMS = -32700, -32600, -32601, -32602
+PARSE, REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
 
 
 def only(incoming: Incoming) -> Call | Fault:
@@ -32,14 +32,14 @@ def only(incoming: Incoming) -> Call | Fault:
 
 
 def fault(raw: str) -> Fault:
-    member = only(parse(raw))
+    member = only(parse(raw, PARAMS))
     assert isinstance(member, Fault), f"{raw[:80]!r} was taken for a request"
     return member
 
 
 def submit(**params: Any) -> Call | Fault:
     request = {"jsonrpc": "2.0", "method": "job.submit", "params": {"analysis": "a", **params}, "id": 1}
-    return only(parse(json.dumps(request)))
+    return only(parse(json.dumps(request), PARAMS))
 
 
 NOT_JSON = {
@@ -104,16 +104,16 @@ def test_what_is_not_a_request_is_answered_with_its_id_where_that_can_be_made_ou
 
 
 WRONG_CALLS = {
-    "unknown method": ('{"jsonrpc":"2.0","method":"job.delete","id":"1"}', METHOD, "1"),
-    "a method's name in other letters": ('{"jsonrpc":"2.0","method":"PING","id":1}', METHOD, 1),
-    "reserved method": ('{"jsonrpc":"2.0","method":"rpc.discover","id":1}', METHOD, 1),
-    "unknown method, odd params": ('{"jsonrpc":"2.0","method":"x","params":[1],"id":1}', METHOD, 1),
-    "params by position": ('{"jsonrpc":"2.0","method":"job.get","params":["j"],"id":1}', PARAMS, 1),
-    "params missing": ('{"jsonrpc":"2.0","method":"job.get","id":1}', PARAMS, 1),
-    "an unknown member": ('{"jsonrpc":"2.0","method":"job.get","params":{"job":"j","x":1},"id":1}', PARAMS, 1),
-    "ping with a member": ('{"jsonrpc":"2.0","method":"ping","params":{"x":1},"id":1}', PARAMS, 1),
-    "an empty job id": ('{"jsonrpc":"2.0","method":"job.get","params":{"job":""},"id":1}', PARAMS, 1),
-    "a job id as a number": ('{"jsonrpc":"2.0","method":"job.get","params":{"job":1},"id":1}', PARAMS, 1),
+    "unknown method": ('{"jsonrpc":"2.0","method":"job.delete","id":"1"}', METHOD_NOT_FOUND, "1"),
+    "a method's name in other letters": ('{"jsonrpc":"2.0","method":"PING","id":1}', METHOD_NOT_FOUND, 1),
+    "reserved method": ('{"jsonrpc":"2.0","method":"rpc.discover","id":1}', METHOD_NOT_FOUND, 1),
+    "unknown method, odd params": ('{"jsonrpc":"2.0","method":"x","params":[1],"id":1}', METHOD_NOT_FOUND, 1),
+    "params by position": ('{"jsonrpc":"2.0","method":"job.get","params":["j"],"id":1}', INVALID_PARAMS, 1),
+    "params missing": ('{"jsonrpc":"2.0","method":"job.get","id":1}', INVALID_PARAMS, 1),
+    "an unknown member": ('{"jsonrpc":"2.0","method":"job.get","params":{"job":"j","x":1},"id":1}', INVALID_PARAMS, 1),
+    "ping with a member": ('{"jsonrpc":"2.0","method":"ping","params":{"x":1},"id":1}', INVALID_PARAMS, 1),
+    "an empty job id": ('{"jsonrpc":"2.0","method":"job.get","params":{"job":""},"id":1}', INVALID_PARAMS, 1),
+    "a job id as a number": ('{"jsonrpc":"2.0","method":"job.get","params":{"job":1},"id":1}', INVALID_PARAMS, 1),
 }
 
 
@@ -126,9 +126,9 @@ def test_a_request_that_cannot_be_carried_out_is_told_why(raw: str, code: int, i
 @pytest.mark.parametrize(
     ("raw", "code"),
     [
-        ('{"jsonrpc":"2.0","method":"nothing.such"}', METHOD),
-        ('{"jsonrpc":"2.0","method":"job.get","params":{}}', PARAMS),
-        ('{"jsonrpc":"2.0","method":"job.get","params":["j"]}', PARAMS),
+        ('{"jsonrpc":"2.0","method":"nothing.such"}', METHOD_NOT_FOUND),
+        ('{"jsonrpc":"2.0","method":"job.get","params":{}}', INVALID_PARAMS),
+        ('{"jsonrpc":"2.0","method":"job.get","params":["j"]}', INVALID_PARAMS),
     ],
 )
 def test_a_notification_is_not_answered_even_when_it_is_wrong(raw: str, code: int) -> None:
@@ -137,20 +137,20 @@ def test_a_notification_is_not_answered_even_when_it_is_wrong(raw: str, code: in
 
 
 def test_a_notification_is_carried_out_without_a_reply() -> None:
-    call = only(parse('{"jsonrpc":"2.0","method":"job.cancel","params":{"job":"j"}}'))
+    call = only(parse('{"jsonrpc":"2.0","method":"job.cancel","params":{"job":"j"}}', PARAMS))
     assert isinstance(call, Call)
     assert not call.expects_reply
 
 
 def test_an_explicit_null_id_is_answered() -> None:
-    call = only(parse('{"jsonrpc":"2.0","method":"ping","id":null}'))
+    call = only(parse('{"jsonrpc":"2.0","method":"ping","id":null}', PARAMS))
     assert isinstance(call, Call)
     assert (call.id, call.expects_reply) == (None, True)
 
 
 @pytest.mark.parametrize("id", ["", "ü\u2028\n", 0, -1, 1.5, 2**63, int("9" * 400)])
 def test_an_id_comes_back_as_it_was_sent(id: Any) -> None:
-    call = only(parse(json.dumps({"jsonrpc": "2.0", "method": "ping", "id": id})))
+    call = only(parse(json.dumps({"jsonrpc": "2.0", "method": "ping", "id": id}), PARAMS))
     assert isinstance(call, Call)
     reply = json.loads(encode_result(call.id, {}))
     assert reply == {"jsonrpc": "2.0", "result": {}, "id": id}
@@ -158,27 +158,27 @@ def test_an_id_comes_back_as_it_was_sent(id: Any) -> None:
 
 
 def test_each_invalid_member_of_a_batch_gets_its_own_error() -> None:
-    incoming = parse("[1,2,3]")
+    incoming = parse("[1,2,3]", PARAMS)
     assert incoming.batch
     faults = [member for member in incoming.calls if isinstance(member, Fault)]
     assert [(member.problem.type.code, member.id) for member in faults] == [(REQUEST, None)] * 3
 
 
 def test_a_batch_keeps_good_and_bad_members_in_their_order() -> None:
-    incoming = parse('[{"jsonrpc":"2.0","method":"ping","id":1},{},{"jsonrpc":"2.0","method":"x","id":2},[]]')
+    incoming = parse('[{"jsonrpc":"2.0","method":"ping","id":1},{},{"jsonrpc":"2.0","method":"x","id":2},[]]', PARAMS)
     assert incoming.batch
     codes = [member.problem.type.code if isinstance(member, Fault) else None for member in incoming.calls]
-    assert codes == [None, REQUEST, METHOD, REQUEST]
+    assert codes == [None, REQUEST, METHOD_NOT_FOUND, REQUEST]
 
 
 def test_a_batch_of_one_is_still_a_batch() -> None:
-    assert parse('[{"jsonrpc":"2.0","method":"ping","id":1}]').batch
+    assert parse('[{"jsonrpc":"2.0","method":"ping","id":1}]', PARAMS).batch
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PARAMS)
 def test_every_method_refuses_a_member_that_it_does_not_know(method: str) -> None:
     found = fault(json.dumps({"jsonrpc": "2.0", "method": method, "params": {"job": "j", "ö": 1}, "id": 1}))
-    assert found.problem.type.code == PARAMS
+    assert found.problem.type.code == INVALID_PARAMS
     assert "/ö" in [error["pointer"] for error in found.problem.errors]
 
 
@@ -199,7 +199,7 @@ WRONG_MEMBERS: dict[str, list[Any]] = {
 def test_job_submit_takes_no_member_of_another_type_or_range(name: str, value: Any) -> None:
     found = submit(**{name: value})
     assert isinstance(found, Fault)
-    assert found.problem.type.code == PARAMS
+    assert found.problem.type.code == INVALID_PARAMS
     assert [error["pointer"] for error in found.problem.errors] == [f"/{name}"]
 
 
@@ -207,7 +207,7 @@ def test_job_submit_takes_no_member_of_another_type_or_range(name: str, value: A
 @pytest.mark.parametrize("name", ["timeout_s", "delay_s"])
 def test_a_number_over_every_float_is_refused_where_a_number_is_expected(name: str, number: str) -> None:
     raw = f'{{"jsonrpc":"2.0","method":"job.submit","params":{{"analysis":"a","{name}":{number}}},"id":1}}'
-    assert fault(raw).problem.type.code == PARAMS
+    assert fault(raw).problem.type.code == INVALID_PARAMS
 
 
 def test_every_member_of_job_submit_that_is_given_is_kept_and_the_others_have_their_defaults() -> None:
@@ -227,12 +227,12 @@ def test_every_member_of_job_submit_that_is_given_is_kept_and_the_others_have_th
 
 
 def test_an_empty_array_of_params_is_no_params() -> None:
-    assert isinstance(only(parse('{"jsonrpc":"2.0","method":"ping","params":[],"id":1}')), Call)
+    assert isinstance(only(parse('{"jsonrpc":"2.0","method":"ping","params":[],"id":1}', PARAMS)), Call)
 
 
 @given(st.text())
 def test_no_text_makes_parse_raise(text: str) -> None:
-    assert parse(text).calls
+    assert parse(text, PARAMS).calls
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -241,7 +241,7 @@ envelopes = st.fixed_dictionaries(
     {},
     optional={
         "jsonrpc": st.sampled_from(["2.0", "2.0", "2.0", 2, None]),
-        "method": st.sampled_from([*METHODS, "other"]) | values,
+        "method": st.sampled_from([*PARAMS, "other"]) | values,
         "params": st.dictionaries(st.sampled_from([*Submit.model_fields, *Attach.model_fields]), values) | values,
         "id": values,
     },
@@ -250,7 +250,7 @@ envelopes = st.fixed_dictionaries(
 
 @given(st.lists(envelopes | values, min_size=1, max_size=4))
 def test_every_member_of_any_batch_is_a_call_or_a_fault_whose_answer_is_json(batch: list[Any]) -> None:
-    incoming = parse(json.dumps(batch))
+    incoming = parse(json.dumps(batch), PARAMS)
     assert len(incoming.calls) == len(batch)
     for member, sent in zip(incoming.calls, batch, strict=True):
         if isinstance(member, Fault):

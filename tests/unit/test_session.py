@@ -13,6 +13,7 @@ from millstream.protocol.errors import Problem
 from millstream.protocol.events import START, Cursor, Event
 from millstream.protocol.jobs import Snapshot, Status
 from millstream_api.jobs.hub import Follower, Hub, State
+from millstream_api.jobs.methods import PARAMS
 from millstream_api.jobs.session import Bounds, Command, RpcSession
 
 
@@ -27,7 +28,7 @@ class Client:
         ids = count(1)
         self.woken = 0
         self.hub = Hub(lambda _: None)
-        self.session = RpcSession(Bounds(**bounds), lambda: f"j{next(ids)}", self._wake)
+        self.session = RpcSession(PARAMS, Bounds(**bounds), lambda: f"j{next(ids)}", self._wake)
 
     def _wake(self) -> None:
         self.woken += 1

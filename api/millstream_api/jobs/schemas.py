@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from millstream.protocol.event_types import EVENT_TYPES, Json
-from millstream.protocol.fleet import AnalysisInfo
 from millstream.protocol.jobs import Snapshot
 
 
@@ -81,17 +80,6 @@ class Attached(Snapshot):
 
     replay_from: str
 
-
-#: What each method answers.
-RESULTS: dict[str, Any] = {
-    "job.submit": SubmitResult,
-    "job.attach": Attached,
-    "job.detach": Empty,
-    "job.cancel": Snapshot,
-    "job.get": Snapshot,
-    "analysis.list": list[AnalysisInfo],
-    "ping": Empty,
-}
 
 #: What the server sends by itself.
 NOTIFICATIONS: dict[str, type[Shape]] = {"job.event": JobEvent, "job.gap": JobGap, "server.drain": ServerDrain}

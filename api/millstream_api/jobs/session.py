@@ -19,6 +19,7 @@ from millstream.protocol.messages import (
     Call,
     Fault,
     Id,
+    Methods,
     Submit,
     encode_error,
     encode_event,
@@ -105,9 +106,12 @@ class RpcSession:
 
     waits_for_room = False
 
-    def __init__(self, bounds: Bounds, new_job_id: Callable[[], str], wake: Callable[[], None]) -> None:
+    def __init__(
+        self, methods: Methods, bounds: Bounds, new_job_id: Callable[[], str], wake: Callable[[], None]
+    ) -> None:
         self.followers: dict[str, Follower] = {}
         self.cancel_on_disconnect: set[str] = set()
+        self._methods = methods
         self._bounds = bounds
         self._new_job_id = new_job_id
         self._wake = wake
@@ -128,7 +132,7 @@ class RpcSession:
         return not self._outbox and not self._commands
 
     def receive(self, text: str) -> list[Command]:
-        incoming = parse(text)
+        incoming = parse(text, self._methods)
         exchange = Exchange(incoming.batch, len(incoming.calls))
         commands = []
         for call in incoming.calls:

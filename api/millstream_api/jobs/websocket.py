@@ -4,7 +4,6 @@ import asyncio
 import random
 from base64 import urlsafe_b64decode
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -14,11 +13,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from millstream.apikeys import Principal
 from millstream.protocol.errors import Problem
-from millstream.protocol.events import START
-from millstream.protocol.messages import SOCKET, Attach, Submit, read_cursor
-from millstream.store.store import Submitted, new_job_id
-from millstream_api.jobs.commands import Commands, cancels_on_disconnect
-from millstream_api.jobs.hub import Follower, State
+from millstream.protocol.messages import SOCKET
+from millstream.store.store import new_job_id
+from millstream_api.jobs.commands import Commands
+from millstream_api.jobs.hub import State
+from millstream_api.jobs.methods import METHODS, PARAMS, Caller
 from millstream_api.jobs.session import Bounds, Command, PlainSession, RpcSession, Session
 from millstream_api.problems import problem_response
 
@@ -27,7 +26,6 @@ log = structlog.get_logger("millstream.api")
 PROTOCOL = "millstream.v1"
 BEARER = "bearer."
 POLICY, OVERLOADED, RESTARTING = 1008, 1013, 1012
-TRANSIENT_REFUSALS = ("queue_full", "too_many_in_flight", "rate_limited")  # there will be room again
 
 
 class Sockets:
@@ -101,14 +99,14 @@ class Socket:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._closing: int | None = None
-        self._left = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.session: Session
         if protocol:
-            self.session = RpcSession(bounds, new_job_id, self._wake.set)
+            self.session = RpcSession(PARAMS, bounds, new_job_id, self._wake.set)
         else:
             analysis = websocket.query_params.get("analysis", "process")
             self.session = PlainSession(analysis, bounds, new_job_id, self._wake.set)
+        self._caller = Caller(who, commands, self.session)
 
     async def serve(self) -> None:
         writing = asyncio.create_task(self._write())
@@ -122,7 +120,7 @@ class Socket:
 
     async def leave(self) -> None:
         """The client is gone: its jobs run on, save those that it wanted cancelled."""
-        self._left = True
+        self._caller.left = True
         for follower in tuple(self.session.followers.values()):
             self._hub.drop(follower)
         for job in tuple(self.session.cancel_on_disconnect):
@@ -134,7 +132,7 @@ class Socket:
         self.session.drain(random.randint(0, settings.reconnect_ms))
         try:
             async with asyncio.timeout(settings.drain_s * 0.8):
-                while not self.session.idle and not self._left:
+                while not self.session.idle and not self._caller.left:
                     self._room.clear()
                     await self._room.wait()
         except TimeoutError:
@@ -169,105 +167,12 @@ class Socket:
 
     async def _carry_out(self, command: Command) -> None:
         try:
-            await COMMANDS[command.method](self, command)
+            await METHODS[command.method].carry_out(self._caller, command)
         except Problem as problem:
             self.session.refuse(command, problem)
         except Exception:
             log.exception("command failed", method=command.method)
             self.session.refuse(command, Problem("internal_error", "Something went wrong here; it has been logged."))
-
-    async def _submit(self, command: Command) -> None:
-        request: Submit = command.params
-        follower = self._follow(command.job, request.events == "terminal")
-        try:
-            submitted = await self._accepted(request, command.job)
-        except BaseException:
-            self._unfollow(follower)
-            raise
-        behind = submitted.duplicate
-        if submitted.duplicate:
-            self._unfollow(follower)
-            self.session.submitted_as(command, submitted.job)
-            known = self.session.followers.get(submitted.job)
-            follower = known or self._follow(submitted.job, request.events == "terminal")
-        if cancels_on_disconnect(request, submitted):
-            self.session.cancel_on_disconnect.add(submitted.job)
-        if self._left:
-            self._hub.drop(follower)
-            if cancels_on_disconnect(request, submitted):
-                await self._commands.cancel_after_disconnect(self.who, submitted.job)
-            return
-        result = {
-            "job": submitted.job,
-            "status": submitted.status,
-            "cursor": str(submitted.cursor),
-            "duplicate": submitted.duplicate,
-        }
-
-        def start() -> None:
-            if follower.state is State.PENDING:
-                follower.start(submitted.cursor, behind=behind)
-                self._hub.drop_if_done(follower)
-
-        self.session.answer(command, result, start)
-
-    async def _accepted(self, request: Submit, job: str) -> Submitted:
-        """Submit; in plain mode a full queue is waited for, so that the client feels it as backpressure."""
-        while True:
-            try:
-                return await self._commands.submit(self.who, request, job)
-            except Problem as problem:
-                if self._left or not self.session.waits_for_room or problem.slug not in TRANSIENT_REFUSALS:
-                    raise
-            await asyncio.sleep(random.uniform(0.05, 0.15))
-
-    async def _attach(self, command: Command) -> None:
-        request: Attach = command.params
-        after = read_cursor(request.after)
-        follower = self._hub.follow(request.job, self.session, terminal_only=request.events == "terminal")
-        try:
-            page = await self._commands.attach(self.who, request)
-        except BaseException:
-            self._hub.drop(follower, forget=False)
-            raise
-        if self._left:
-            self._hub.drop(follower)
-            return
-        if earlier := self.session.followers.get(request.job):
-            self._hub.drop(earlier, forget=False)
-        self.session.followers[request.job] = follower
-        replay_from = START if page.gap else after
-        result = {**page.snapshot.as_dict(), "replay_from": str(replay_from)}
-        self.session.answer(command, result, lambda: follower.start(after, behind=True))
-
-    async def _detach(self, command: Command) -> None:
-        if follower := self.session.followers.get(command.params.job):
-            self.session.leave(follower)
-            self._hub.drop(follower)
-        self.session.answer(command, {})
-
-    async def _cancel(self, command: Command) -> None:
-        snapshot = await self._commands.cancel(self.who, command.params)
-        self.session.answer(command, snapshot.as_dict())
-
-    async def _get(self, command: Command) -> None:
-        snapshot = await self._commands.get(self.who, command.params.job)
-        self.session.answer(command, snapshot.as_dict())
-
-    async def _analyses(self, command: Command) -> None:
-        self.session.answer(command, await self._commands.analyses())
-
-    async def _ping(self, command: Command) -> None:
-        self.session.answer(command, {})
-
-    def _follow(self, job: str, terminal_only: bool) -> Follower:
-        follower = self._hub.follow(job, self.session, terminal_only=terminal_only)
-        self.session.followers[job] = follower
-        return follower
-
-    def _unfollow(self, follower: Follower) -> None:
-        self._hub.drop(follower, forget=False)
-        self.session.followers.pop(follower.job, None)
 
     # Writing.
 
@@ -289,18 +194,6 @@ class Socket:
                     session.leave(follower)
             else:
                 await self._wake.wait()
-
-
-#: How each method of shared/millstream/protocol/messages.py is carried out.
-COMMANDS: dict[str, Callable[[Socket, Command], Awaitable[None]]] = {
-    "job.submit": Socket._submit,
-    "job.attach": Socket._attach,
-    "job.detach": Socket._detach,
-    "job.cancel": Socket._cancel,
-    "job.get": Socket._get,
-    "analysis.list": Socket._analyses,
-    "ping": Socket._ping,
-}
 
 
 def _choose_protocol(offered: list[str]) -> str | None:

@@ -19,8 +19,9 @@ from starlette.staticfiles import StaticFiles
 
 from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES
 from millstream.protocol.event_types import EVENT_TYPES
-from millstream.protocol.messages import METHODS, Submit
-from millstream_api.jobs.schemas import NOTIFICATIONS, RESULTS, JobEvent, ProblemDocument
+from millstream.protocol.messages import Submit
+from millstream_api.jobs.methods import METHODS
+from millstream_api.jobs.schemas import NOTIFICATIONS, JobEvent, ProblemDocument
 from millstream_api.problems import problems
 from millstream_api.published.pages import problem_list_page, problem_page, socket_page
 
@@ -210,18 +211,6 @@ def _file_paths() -> dict[str, Any]:
     }
 
 
-#: What each method is for, in a line.
-SUMMARIES = {
-    "job.submit": "Ask for a job. Once answered it runs, whatever happens to this socket or any process.",
-    "job.attach": "Follow a job's events from a cursor on, or from the start: old ones first, live ones after.",
-    "job.detach": "Follow a job no longer; it runs on.",
-    "job.cancel": "End a job, queued or running. One that has ended already is no error.",
-    "job.get": "A job as it stands.",
-    "analysis.list": "What can be asked for.",
-    "ping": "Is the connection alive?",
-}
-
-
 def asyncapi() -> dict[str, Any]:
     """The AsyncAPI 3.0 document of `/ws` under `millstream.v1`."""
     schemas = _Schemas()
@@ -229,16 +218,17 @@ def asyncapi() -> dict[str, Any]:
     operations: dict[str, Any] = {}
     errors = schemas.add("Error", _error_schema(schemas.of("ProblemDocument", ProblemDocument)))
     messages["error"] = {"name": "error", "title": "An error", "payload": errors}
-    for method, params in METHODS.items():
-        name = _camel(method)
-        request = _request_schema(method, schemas.of(f"{name}Params", params))
-        messages[f"{name}Request"] = {"name": method, "title": f"Request {method}", "payload": request}
-        result = {"type": "object", "properties": {"result": schemas.of(f"{name}Result", RESULTS[method]), **_ENVELOPE}}
-        messages[f"{name}Result"] = {"name": f"{method} result", "title": f"Result of {method}", "payload": result}
+    for method in METHODS.values():
+        name = _camel(method.name)
+        request = _request_schema(method.name, schemas.of(f"{name}Params", method.params))
+        messages[f"{name}Request"] = {"name": method.name, "title": f"Request {method.name}", "payload": request}
+        result = {"type": "object", "properties": {"result": schemas.of(f"{name}Result", method.result), **_ENVELOPE}}
+        title = f"Result of {method.name}"
+        messages[f"{name}Result"] = {"name": f"{method.name} result", "title": title, "payload": result}
         operations[name] = {
             "action": "receive",
-            "title": method,
-            "summary": SUMMARIES[method],
+            "title": method.name,
+            "summary": method.summary,
             "channel": {"$ref": "#/channels/socket"},
             "messages": [{"$ref": f"#/channels/socket/messages/{name}Request"}],
             "reply": {
@@ -246,14 +236,14 @@ def asyncapi() -> dict[str, Any]:
                 "messages": [{"$ref": f"#/channels/socket/messages/{m}"} for m in (f"{name}Result", "error")],
             },
         }
-    for method, shape in NOTIFICATIONS.items():
-        name = _camel(method)
-        payload = _request_schema(method, schemas.of(name, shape), notification=True)
+    for title, shape in NOTIFICATIONS.items():
+        name = _camel(title)
+        payload = _request_schema(title, schemas.of(name, shape), notification=True)
         summary = (shape.__doc__ or "").strip().splitlines()[0]
-        messages[name] = {"name": method, "title": f"Notification {method}", "summary": summary, "payload": payload}
+        messages[name] = {"name": title, "title": f"Notification {title}", "summary": summary, "payload": payload}
         operations[name] = {
             "action": "send",
-            "title": method,
+            "title": title,
             "summary": summary,
             "channel": {"$ref": "#/channels/socket"},
             "messages": [{"$ref": f"#/channels/socket/messages/{name}"}],

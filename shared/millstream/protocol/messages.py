@@ -73,16 +73,7 @@ class Nothing(Params):
     pass
 
 
-#: Every method and the shape of its parameters.
-METHODS: dict[str, type[Params]] = {
-    "job.submit": Submit,
-    "job.attach": Attach,
-    "job.detach": JobOnly,
-    "job.cancel": Cancel,
-    "job.get": JobOnly,
-    "analysis.list": Nothing,
-    "ping": Nothing,
-}
+Methods = Mapping[str, type[Params]]  # the methods there are, by name, and the parameters that each takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +103,24 @@ class Incoming:
     batch: bool
 
 
-def parse(text: str) -> Incoming:
-    """Read one frame. Never raises: what is wrong becomes a `Fault`."""
+def parse(text: str, methods: Methods) -> Incoming:
+    """Read one frame of calls to these methods. Never raises: what is wrong becomes a `Fault`."""
     try:
         document = from_json(text, allow_inf_nan=False)
     except ValueError as error:
         return Incoming([Fault(Problem("parse_error", f"The frame is not JSON: {error}."), None)], batch=False)
     if not isinstance(document, list):
-        return Incoming([_request(document)], batch=False)
+        return Incoming([_request(document, methods)], batch=False)
     if not document:
         return Incoming([_invalid("A batch holds at least one request; this array is empty.")], batch=False)
-    return Incoming([_request(member) for member in document], batch=True)
+    return Incoming([_request(member, methods) for member in document], batch=True)
 
 
 def _invalid(detail: str, id: Id = None) -> Fault:
     return Fault(Problem("invalid_request", detail), id)
 
 
-def _request(document: Any) -> Call | Fault:
+def _request(document: Any, methods: Methods) -> Call | Fault:
     if not isinstance(document, dict):
         return _invalid(f"A request is an object with jsonrpc, method, params and id; this is {_name(document)}.")
     id = document.get("id")
@@ -145,8 +136,8 @@ def _request(document: Any) -> Call | Fault:
     if not isinstance(params, dict | list):
         return _invalid(f"params must be an object, not {_name(params)}.", id)
     expects_reply = "id" in document
-    if method not in METHODS:
-        known = ", ".join(METHODS)
+    if method not in methods:
+        known = ", ".join(methods)
         problem = Problem("method_not_found", f"There is no method {method[:80]!r}. The methods are: {known}.")
         return Fault(problem, id, expects_reply)
     if isinstance(params, list):
@@ -155,7 +146,7 @@ def _request(document: Any) -> Call | Fault:
             return Fault(problem, id, expects_reply)
         params = {}
     try:
-        return Call(method, METHODS[method].model_validate(params), id, expects_reply)
+        return Call(method, methods[method].model_validate(params), id, expects_reply)
     except ValidationError as error:
         return Fault(invalid_params(method, error), id, expects_reply)
 
