@@ -31,6 +31,21 @@ CATCHING_UP = 16  # logs that are read at a time: a page costs milliseconds, in 
 REFRESH_S = 0.2  # an unknown name looks at the store again, at most this often
 
 
+class StoreCall:
+    """`with`: a store that stays away is told as a problem. It holds nothing, so that one serves every call."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, StoreUnavailable):
+            detail = "The store cannot be reached at the moment. Try again."
+            raise Problem("store_unavailable", detail, retry_after_s=1) from None
+
+
+STORE_CALL = StoreCall()
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """The live workers by their last heartbeats, and how full the queues are."""
@@ -87,25 +102,18 @@ class Commands:
             node=self.relay.node if follow else "",
             terminal_only=request.events == "terminal",
         )
-        try:
+        with STORE_CALL:
             return await self.store.submit(new)
-        except StoreUnavailable:
-            raise unavailable() from None
 
     async def get(self, who: Principal, job: str) -> Snapshot:
         who.require("read")
-        try:
-            snapshot = await self.store.snapshot(job, who.owner)
-        except StoreUnavailable:
-            raise unavailable() from None
-        return _found(job, snapshot)
+        with STORE_CALL:
+            return _found(job, await self.store.snapshot(job, who.owner))
 
     async def snapshot(self, job: str) -> Snapshot:
         """A job that the caller may see, because it has just submitted it."""
-        try:
+        with STORE_CALL:
             return _found(job, await self.store.snapshot(job))
-        except StoreUnavailable:
-            raise unavailable() from None
 
     async def expire(self) -> None:
         """End what waited longer than a job may live, though no worker comes for it."""
@@ -118,10 +126,8 @@ class Commands:
     async def fleet(self) -> Fleet:
         """Workers and queues. Whoever asks must be allowed to know."""
         names = self._queues()
-        try:
+        with STORE_CALL:
             return Fleet(await self.store.workers(), await self.store.queues(names))
-        except StoreUnavailable:
-            raise unavailable() from None
 
     async def jobs(
         self, who: Principal, *, status: str = "", analysis: str = "", limit: int = 50, before: str = ""
@@ -129,27 +135,23 @@ class Commands:
         """The owner's jobs, newest first; fewer than `limit` when there are no more, or when they are large."""
         who.require("read")
         try:
-            return await self.store.jobs(
-                who.owner,
-                status=status,
-                analysis=analysis,
-                limit=limit,
-                after=before,
-                limit_bytes=self.settings.reader_bytes,
-            )
+            with STORE_CALL:
+                return await self.store.jobs(
+                    who.owner,
+                    status=status,
+                    analysis=analysis,
+                    limit=limit,
+                    after=before,
+                    limit_bytes=self.settings.reader_bytes,
+                )
         except KeyError:
             detail = f"before: {before[:80]!r} is not one of your jobs; take the id of the last job of a page."
             raise Problem("invalid_params", detail, [{"pointer": "/before", "detail": "no such job"}]) from None
-        except StoreUnavailable:
-            raise unavailable() from None
 
     async def cancel(self, who: Principal, request: Cancel) -> Snapshot:
         who.require("submit")
-        try:
-            snapshot = await self.store.cancel(request.job, who.owner, request.reason)
-        except StoreUnavailable:
-            raise unavailable() from None
-        return _found(request.job, snapshot)
+        with STORE_CALL:
+            return _found(request.job, await self.store.cancel(request.job, who.owner, request.reason))
 
     async def cancel_after_disconnect(self, who: Principal, job: str) -> None:
         """Cancel a job whose client has left, and wanted that. A server that drains was left by nobody."""
@@ -165,12 +167,10 @@ class Commands:
         who.require("read")
         after = read_cursor(request.after)
         terminal_only = request.events == "terminal"
-        try:
+        with STORE_CALL:
             page = await self.store.attach(
                 request.job, after, owner=who.owner, node=self.relay.node, terminal_only=terminal_only, limit=0
             )
-        except StoreUnavailable:
-            raise unavailable() from None
         return _found(request.job, page)
 
     async def catch_up(self, follower: Follower) -> None:
@@ -206,10 +206,6 @@ class Commands:
         self._refreshed = time.monotonic()
         with suppress(StoreUnavailable):
             self.catalog.update(await self.store.analyses())
-
-
-def unavailable() -> Problem:
-    return Problem("store_unavailable", "The store cannot be reached at the moment. Try again.", retry_after_s=1)
 
 
 def cancels_on_disconnect(request: Submit, submitted: Submitted) -> bool:
