@@ -30,6 +30,7 @@ from millstream_api.jobs import http as jobs
 from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.relay import Relay
 from millstream_api.jobs.schemas import TrafficInfo
+from millstream_api.jobs.stores import Stores
 from millstream_api.jobs.websocket import Sockets
 from millstream_api.metrics import Sources, exposition
 from millstream_api.problems import plain_problem, problem_response, problems
@@ -59,9 +60,10 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = Store(settings.redis_url, name="api", limits=settings, patience_s=settings.store_patience_s)
-        relay = Relay(settings.redis_url, store)
+        stores = Stores(store)
+        relay = Relay(settings.redis_url, stores)
         background = Background()
-        commands = Commands(settings, store, relay, Keys(settings.api_keys_file), draining)
+        commands = Commands(settings, stores, relay, Keys(settings.api_keys_file), draining)
         sockets = Sockets(commands)
         app.state.commands = commands
         app.state.background = background
@@ -130,7 +132,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
             return problem_response(Problem("draining", "This server is restarting.", retry_after_s=1), "/readyz")
         with suppress(Exception):
             async with asyncio.timeout(2):
-                await commands.store.pipeline.call("PING")
+                await commands.stores.only.pipeline.call("PING")
             return Response(to_json({"status": "ready", **_failing(app)}), media_type="application/json")
         return problem_response(Problem("store_unavailable", "The store does not answer.", retry_after_s=1), "/readyz")
 

@@ -11,6 +11,7 @@ from millstream.store.store import Store
 from millstream_api.jobs.commands import CATCHING_UP, Commands
 from millstream_api.jobs.hub import Hub, State
 from millstream_api.jobs.relay import Relay
+from millstream_api.jobs.stores import Stores
 from millstream_api.settings import ApiSettings
 from tests.unit.readers import SmallReader, a_page, an_event
 
@@ -32,7 +33,7 @@ class SlowLog:
 async def test_only_so_many_logs_are_read_at_a_time_and_all_are_read() -> None:
     log, hub = SlowLog(), Hub(lambda _: None)
     relay = cast(Relay, SimpleNamespace(hub=hub, node="n"))
-    commands = Commands(ApiSettings(), cast(Store, log), relay, Keys(None), asyncio.Event())
+    commands = Commands(ApiSettings(), Stores(cast(Store, log)), relay, Keys(None), asyncio.Event())
     followers = [hub.follow("j", SmallReader(100), terminal_only=False) for _ in range(5 * CATCHING_UP)]
     for follower in followers:
         follower.start(START, behind=True)

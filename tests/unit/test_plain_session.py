@@ -19,7 +19,7 @@ class Client:
     def __init__(self, analysis: str = "process", **bounds: int) -> None:
         ids = count(1)
         self.hub = Hub(lambda _: None)
-        self.session = PlainSession(analysis, Bounds(**bounds), lambda: f"j{next(ids)}", lambda: None)
+        self.session = PlainSession(analysis, Bounds(**bounds), lambda _: f"j{next(ids)}", lambda: None)
         self.ends: dict[str, Event] = {}
 
     def send(self, text: str) -> Command:
@@ -55,7 +55,7 @@ class Client:
 
 @pytest.mark.parametrize("text", ["", "hello", '{"a":1}', "zeile\nzeile", "\u0000é\U0001f600"])
 def test_a_frame_is_a_job_with_its_text_as_it_is(text: str) -> None:
-    (command,) = PlainSession("words", Bounds(), lambda: "id", lambda: None).receive(text)
+    (command,) = PlainSession("words", Bounds(), lambda _: "id", lambda: None).receive(text)
     assert (command.method, command.job) == ("job.submit", "id")
     assert (command.params.analysis, command.params.params) == ("words", {"text": text})
     assert command.params.events == "terminal"

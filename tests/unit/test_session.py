@@ -28,7 +28,7 @@ class Client:
         ids = count(1)
         self.woken = 0
         self.hub = Hub(lambda _: None)
-        self.session = RpcSession(PARAMS, Bounds(**bounds), lambda: f"j{next(ids)}", self._wake)
+        self.session = RpcSession(PARAMS, Bounds(**bounds), lambda _: f"j{next(ids)}", self._wake)
 
     def _wake(self) -> None:
         self.woken += 1

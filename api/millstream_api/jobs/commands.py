@@ -19,9 +19,10 @@ from millstream.protocol.errors import Problem, StoreUnavailable
 from millstream.protocol.fleet import Heartbeat, QueueStats
 from millstream.protocol.jobs import Page, Snapshot
 from millstream.protocol.messages import Attach, Cancel, Submit, read_cursor
-from millstream.store.store import NewJob, Store, Submitted
+from millstream.store.store import NewJob, Submitted
 from millstream_api.jobs.hub import Follower
 from millstream_api.jobs.relay import Relay
+from millstream_api.jobs.stores import Stores
 from millstream_api.settings import ApiSettings
 
 log = structlog.get_logger("millstream.api")
@@ -57,7 +58,7 @@ class Fleet:
 @dataclass(slots=True)
 class Commands:
     settings: ApiSettings
-    store: Store
+    stores: Stores
     relay: Relay
     keys: Keys
     draining: asyncio.Event
@@ -103,22 +104,22 @@ class Commands:
             terminal_only=request.events == "terminal",
         )
         with STORE_CALL:
-            return await self.store.submit(new)
+            return await self.stores.of(job).submit(new)
 
     async def get(self, who: Principal, job: str) -> Snapshot:
         who.require("read")
         with STORE_CALL:
-            return _found(job, await self.store.snapshot(job, who.owner))
+            return _found(job, await self.stores.of(job).snapshot(job, who.owner))
 
     async def snapshot(self, job: str) -> Snapshot:
         """A job that the caller may see, because it has just submitted it."""
         with STORE_CALL:
-            return _found(job, await self.store.snapshot(job))
+            return _found(job, await self.stores.of(job).snapshot(job))
 
     async def expire(self) -> None:
         """End what waited longer than a job may live, though no worker comes for it."""
         for queue in self._queues():
-            await self.store.expire(queue)
+            await self.stores.only.expire(queue)
 
     def _queues(self) -> list[str]:
         return sorted({"default", *(entry.queue for entry in self.catalog.entries.values())})
@@ -127,7 +128,7 @@ class Commands:
         """Workers and queues. Whoever asks must be allowed to know."""
         names = self._queues()
         with STORE_CALL:
-            return Fleet(await self.store.workers(), await self.store.queues(names))
+            return Fleet(await self.stores.only.workers(), await self.stores.only.queues(names))
 
     async def jobs(
         self, who: Principal, *, status: str = "", analysis: str = "", limit: int = 50, before: str = ""
@@ -136,7 +137,7 @@ class Commands:
         who.require("read")
         try:
             with STORE_CALL:
-                return await self.store.jobs(
+                return await self.stores.only.jobs(
                     who.owner,
                     status=status,
                     analysis=analysis,
@@ -151,7 +152,8 @@ class Commands:
     async def cancel(self, who: Principal, request: Cancel) -> Snapshot:
         who.require("submit")
         with STORE_CALL:
-            return _found(request.job, await self.store.cancel(request.job, who.owner, request.reason))
+            snapshot = await self.stores.of(request.job).cancel(request.job, who.owner, request.reason)
+        return _found(request.job, snapshot)
 
     async def cancel_after_disconnect(self, who: Principal, job: str) -> None:
         """Cancel a job whose client has left, and wanted that. A server that drains was left by nobody."""
@@ -168,7 +170,7 @@ class Commands:
         after = read_cursor(request.after)
         terminal_only = request.events == "terminal"
         with STORE_CALL:
-            page = await self.store.attach(
+            page = await self.stores.of(request.job).attach(
                 request.job, after, owner=who.owner, node=self.relay.node, terminal_only=terminal_only, limit=0
             )
         return _found(request.job, page)
@@ -178,7 +180,7 @@ class Commands:
         settings = self.settings
         async with self.catching_up:
             try:
-                page = await self.store.attach(
+                page = await self.stores.of(follower.job).attach(
                     follower.job,
                     follower.ask(),
                     node=self.relay.node,
@@ -205,7 +207,7 @@ class Commands:
     async def refresh(self) -> None:
         self._refreshed = time.monotonic()
         with suppress(StoreUnavailable):
-            self.catalog.update(await self.store.analyses())
+            self.catalog.update(await self.stores.only.analyses())
 
 
 def cancels_on_disconnect(request: Submit, submitted: Submitted) -> bool:

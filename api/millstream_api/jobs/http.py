@@ -17,7 +17,7 @@ from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES, Problem
 from millstream.protocol.fleet import AnalysisInfo, Heartbeat, QueueStats
 from millstream.protocol.jobs import Snapshot, Status
 from millstream.protocol.messages import Attach, Cancel, Events, Submit, invalid_params
-from millstream.store.store import Submitted, new_job_id
+from millstream.store.store import Submitted
 from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.streams import JSON_LINES, SSE, Format, Stream, StreamResponse
 from millstream_api.negotiation import most_wanted
@@ -140,7 +140,7 @@ async def submit(
         return StreamResponse(stream, stream_format, headers=_submitted_headers(commands, submitted))
     wait_s = min(_wait_s(", ".join(prefer or [])), commands.settings.wait_s)
     if wait_s <= 0:
-        submitted = await commands.submit(who, body, new_job_id(), follow=False)
+        submitted = await commands.submit(who, body, commands.stores.new_job_id(body), follow=False)
         snapshot = await commands.snapshot(submitted.job)
         return _json(snapshot.as_dict(), 202, _submitted_headers(commands, submitted))
     who.require("read")
@@ -287,7 +287,7 @@ def _submitted_headers(commands: Commands, submitted: Submitted) -> dict[str, st
     return {
         "Location": f"/jobs/{submitted.job}",
         "Vary": "Accept",
-        **commands.store.limits.rate_headers(submitted.tokens),
+        **commands.stores.of(submitted.job).limits.rate_headers(submitted.tokens),
     }
 
 

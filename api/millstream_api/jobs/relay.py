@@ -19,6 +19,7 @@ from millstream.store import keys
 from millstream.store.pipeline import Pipeline
 from millstream.store.store import Store
 from millstream_api.jobs.hub import Hub, State
+from millstream_api.jobs.stores import Stores
 
 log = structlog.get_logger("millstream.api")
 
@@ -30,12 +31,12 @@ class Relay:
     counts what came.
     """
 
-    def __init__(self, url: str, store: Store) -> None:
+    def __init__(self, url: str, stores: Stores) -> None:
         self.node = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         self.hub = Hub(self._forget)
         self.catalog_changed = asyncio.Event()
         self.events = 0
-        self._store = store
+        self._stores = stores
         self._pipeline = Pipeline(url, name=f"{self.node}-relay", on_connect=self._listen, on_push=self._on_push)
         self._heard: dict[str, int] = {}
         self._forgetting: set[str] = set()
@@ -81,7 +82,7 @@ class Relay:
     async def _detach(self, job: str) -> None:
         try:
             with suppress(StoreUnavailable):
-                await self._store.detach(job, self.node)
+                await self._stores.of(job).detach(job, self.node)
         finally:
             self._forgetting.discard(job)
         if self.hub.followers.get(job):  # somebody came meanwhile: let it put this node back
@@ -97,10 +98,16 @@ class Relay:
         }
         quiet = [job for job, seq in heard.items() if self._heard.get(job) == seq]
         self._heard = heard
-        for start in range(0, len(quiet), CHUNK):
-            jobs = quiet[start : start + CHUNK]
-            for job, (seq, status) in zip(jobs, await self._store.positions(jobs), strict=True):
-                for follower in tuple(self.hub.followers.get(job, ())):
-                    ended = status in ("succeeded", "failed", "cancelled", "")
-                    if ended or (not follower.terminal_only and seq != follower.cursor.seq):
-                        follower.fall_behind()
+        by_store: dict[Store, list[str]] = {}
+        for job in quiet:
+            by_store.setdefault(self._stores.of(job), []).append(job)
+        for store, jobs in by_store.items():
+            for start in range(0, len(jobs), CHUNK):
+                await self._compare(store, jobs[start : start + CHUNK])
+
+    async def _compare(self, store: Store, jobs: list[str]) -> None:
+        for job, (seq, status) in zip(jobs, await store.positions(jobs), strict=True):
+            for follower in tuple(self.hub.followers.get(job, ())):
+                ended = status in ("succeeded", "failed", "cancelled", "")
+                if ended or (not follower.terminal_only and seq != follower.cursor.seq):
+                    follower.fall_behind()

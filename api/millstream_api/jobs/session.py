@@ -107,7 +107,7 @@ class RpcSession:
     waits_for_room = False
 
     def __init__(
-        self, methods: Methods, bounds: Bounds, new_job_id: Callable[[], str], wake: Callable[[], None]
+        self, methods: Methods, bounds: Bounds, new_job_id: Callable[[Submit], str], wake: Callable[[], None]
     ) -> None:
         self.followers: dict[str, Follower] = {}
         self.cancel_on_disconnect: set[str] = set()
@@ -152,7 +152,7 @@ class RpcSession:
     def _command(self, call: Call | Fault, exchange: Exchange) -> Command:
         if isinstance(call, Fault):
             return Command("", None, "", call.id, call.expects_reply, exchange)
-        job = self._new_job_id() if isinstance(call.params, Submit) else ""
+        job = self._new_job_id(call.params) if isinstance(call.params, Submit) else ""
         return Command(call.method, call.params, job, call.id, call.expects_reply, exchange)
 
     def receive_binary(self) -> int | None:
@@ -246,9 +246,8 @@ class RpcSession:
 
 @dataclass(slots=True)
 class Slot:
-    """A frame that waits for its answer, in the order of the frames."""
+    """A frame that waits for its answer."""
 
-    job: str
     answer: str | None = None
 
 
@@ -257,14 +256,16 @@ class PlainSession:
 
     waits_for_room = True
 
-    def __init__(self, analysis: str, bounds: Bounds, new_job_id: Callable[[], str], wake: Callable[[], None]) -> None:
+    def __init__(
+        self, analysis: str, bounds: Bounds, new_job_id: Callable[[Submit], str], wake: Callable[[], None]
+    ) -> None:
         self.followers: dict[str, Follower] = {}
         self.cancel_on_disconnect: set[str] = set()
         self._analysis = analysis
         self._bounds = bounds
         self._new_job_id = new_job_id
         self._wake = wake
-        self._slots: dict[str, Slot] = {}  # in the order of the frames
+        self._slots: dict[str, Slot] = {}  # by job, in the order of the frames
         self._bytes = 0
         self._no_room = False  # an answer did not fit; none is asked for again before one has left
         self._behind: dict[str, Follower] = {}
@@ -278,13 +279,13 @@ class PlainSession:
         return not self._slots
 
     def receive(self, text: str) -> list[Command]:
-        slot = Slot(self._new_job_id())
-        self._slots[slot.job] = slot
         request = Submit.model_construct(
             analysis=self._analysis, params={"text": text}, key=None, timeout_s=None, max_attempts=None,
             priority="default", delay_s=0, on_disconnect="continue", events="terminal",
         )  # fmt: skip
-        return [Command("job.submit", request, slot.job)]
+        job = self._new_job_id(request)
+        self._slots[job] = Slot()
+        return [Command("job.submit", request, job)]
 
     def receive_binary(self) -> int | None:
         return 1003

@@ -20,7 +20,7 @@ from millstream.apikeys import ANONYMOUS, Principal
 from millstream.protocol.events import START, Event
 from millstream.protocol.jobs import Page, Snapshot
 from millstream.protocol.messages import Attach, Submit, read_cursor
-from millstream.store.store import Submitted, new_job_id
+from millstream.store.store import Submitted
 from millstream_api.jobs.commands import Commands, cancels_on_disconnect
 from millstream_api.jobs.hub import Follower, State
 
@@ -89,7 +89,7 @@ class Stream:
         """Submit a job; its events follow, from its first. Raises Problem."""
         who.require("read")
         self._who = who
-        job = new_job_id()
+        job = self._commands.stores.new_job_id(request)
         self._follower = self._hub.follow(job, self, terminal_only=request.events == "terminal")
         submitted = await self._or_drop(self._commands.submit(who, request, job))
         if submitted.duplicate:

@@ -14,7 +14,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from millstream.apikeys import Principal
 from millstream.protocol.errors import Problem
 from millstream.protocol.messages import SOCKET
-from millstream.store.store import new_job_id
 from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.hub import State
 from millstream_api.jobs.methods import METHODS, PARAMS, Caller
@@ -100,6 +99,7 @@ class Socket:
         self._room = asyncio.Event()
         self._closing: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        new_job_id = commands.stores.new_job_id
         self.session: Session
         if protocol:
             self.session = RpcSession(PARAMS, bounds, new_job_id, self._wake.set)
