@@ -32,10 +32,23 @@ def test_an_event_that_the_reader_has_had_is_passed_over() -> None:
 
 def test_a_connection_that_breaks_before_the_start_sends_the_follower_to_the_log() -> None:
     hub, follower, reader, _ = follow()
-    hub.resync()
+    hub.resync(lambda _: True)
     assert not reader.told
     follower.start(Cursor(1, 1001))
     assert (follower.state, reader.told) == (State.BEHIND, True)
+
+
+def test_a_connection_that_breaks_sends_only_those_to_the_log_whose_jobs_it_carries() -> None:
+    hub, follower, reader, _ = follow()
+    elsewhere_reader = SmallReader(100)
+    elsewhere = hub.follow("elsewhere", elsewhere_reader, terminal_only=False)
+    early = hub.follow("elsewhere", SmallReader(100), terminal_only=False)
+    for started in (follower, elsewhere):
+        started.start(START)
+    hub.resync(lambda job: job == JOB)
+    early.start(START)
+    assert (follower.state, reader.told) == (State.BEHIND, True)
+    assert (elsewhere.state, elsewhere_reader.told, early.state) == (State.LIVE, False, State.LIVE)
 
 
 def test_events_that_come_before_the_start_are_kept_for_it() -> None:

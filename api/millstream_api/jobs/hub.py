@@ -180,8 +180,9 @@ class Hub:
         if follower.state is State.DONE:
             self.drop(follower)
 
-    def resync(self) -> None:
-        """Published events may have been missed: everybody reads the log."""
-        for followers in tuple(self.followers.values()):
-            for follower in tuple(followers):
-                follower.fall_behind()
+    def resync(self, carries: Callable[[str], bool]) -> None:
+        """A subscription broke, and events of the jobs that it carries may have been missed: their logs are read."""
+        for job, followers in tuple(self.followers.items()):
+            if carries(job):
+                for follower in tuple(followers):
+                    follower.fall_behind()

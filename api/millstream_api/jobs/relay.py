@@ -57,7 +57,7 @@ class Relay:
     def _on_push(self, message: list[Any]) -> None:
         if message[0] == b"subscribe":
             if message[1] == keys.CATALOG.encode():  # the last of the two: from here on nothing is missed
-                self.hub.resync()
+                self.hub.resync(self._carries)
                 self.catalog_changed.set()
         elif message[1] == keys.CATALOG.encode():
             self.catalog_changed.set()
@@ -69,6 +69,10 @@ class Relay:
                 return
             self.events += 1
             self.hub.publish(event)
+
+    def _carries(self, job: str) -> bool:
+        """Do the events of a job come by this connection? All do while there is one store."""
+        return True
 
     def _forget(self, job: str) -> None:
         """Tell the store that this node need not hear of a job any more. Once is enough, and it may fail."""
