@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from millstream.protocol.errors import Problem
 from millstream.protocol.events import Cursor, Event
 from millstream.protocol.jobs import Page, Snapshot, Status
+from millstream.store.store import Submitted
 from millstream_api.jobs.hub import Follower, Hub, State
-from millstream_api.jobs.session import Bounds, Command, PlainSession, plain_answer
+from millstream_api.jobs.plain_session import PlainSession, plain_answer
+from millstream_api.jobs.session import Bounds, Command
 
 
 class Client:
@@ -19,18 +21,17 @@ class Client:
     def __init__(self, analysis: str = "process", **bounds: int) -> None:
         ids = count(1)
         self.hub = Hub(lambda _: None)
-        self.session = PlainSession(analysis, Bounds(**bounds), lambda _: f"j{next(ids)}", lambda: None)
+        self.session = PlainSession(self.hub, analysis, Bounds(**bounds), lambda _: f"j{next(ids)}", lambda: None)
         self.ends: dict[str, Event] = {}
 
     def send(self, text: str) -> Command:
         (command,) = self.session.receive(text)
-        follower = self.hub.follow(command.job, self.session, terminal_only=True)
-        self.session.followers[command.job] = follower
+        self.session.submitting(command)
         return command
 
     def accept(self, command: Command) -> Follower:
         follower = self.session.followers[command.job]
-        self.session.answer(command, {}, lambda: follower.start(Cursor(1, 1)))
+        self.session.submitted(command, Submitted(command.job, "queued", Cursor(1, 1), duplicate=False))
         return follower
 
     def end(self, job: str, result: bytes = b'"done"') -> None:
@@ -45,8 +46,7 @@ class Client:
             status = Status.SUCCEEDED if ended else Status.RUNNING
             snapshot = Snapshot("", "a", status, 1, 3, None, "default", "", None, None, "0-0", None, None, None)
             follower.read(Page(False, False, snapshot, [ended] if ended else []))
-            if follower.state is State.BEHIND:
-                self.session.fell_behind(follower)
+            self.session.log_read(follower)
         return follower
 
     def frames(self) -> list[str]:
@@ -55,7 +55,7 @@ class Client:
 
 @pytest.mark.parametrize("text", ["", "hello", '{"a":1}', "zeile\nzeile", "\u0000é\U0001f600"])
 def test_a_frame_is_a_job_with_its_text_as_it_is(text: str) -> None:
-    (command,) = PlainSession("words", Bounds(), lambda _: "id", lambda: None).receive(text)
+    (command,) = PlainSession(Hub(lambda _: None), "words", Bounds(), lambda _: "id", lambda: None).receive(text)
     assert (command.method, command.job) == ("job.submit", "id")
     assert (command.params.analysis, command.params.params) == ("words", {"text": text})
     assert command.params.events == "terminal"
@@ -155,6 +155,15 @@ def test_binary_closes_with_1003_and_a_drain_says_nothing() -> None:
     assert client.frames() == []
 
 
+@pytest.mark.parametrize("slug", ["queue_full", "too_many_in_flight", "rate_limited"])
+def test_a_submit_that_finds_no_room_is_tried_again_while_its_client_is_there(slug: str) -> None:
+    client = Client()
+    assert client.session.tries_again(Problem(slug, "full"))
+    assert not client.session.tries_again(Problem("unknown_analysis", "no"))
+    client.session.leave()
+    assert not client.session.tries_again(Problem(slug, "full"))
+
+
 @pytest.mark.parametrize(
     ("type", "data", "answer"),
     [
@@ -187,7 +196,7 @@ def test_however_jobs_end_every_frame_is_answered_in_order_within_the_bound(
     texts = {f"j{number}": str(number) * (number * 20) for number in order}
 
     def hold() -> None:
-        held = [slot.answer for slot in client.session._slots.values() if slot.answer is not None]
+        held = [answer for answer in client.session._answers.values() if answer is not None]
         assert sum(map(len, held[1:])) <= bound
 
     for step in [*between, *["end"] * 6]:

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from millstream.protocol.errors import Problem
 from millstream.protocol.events import START, Cursor, Event
 from millstream.protocol.jobs import Snapshot, Status
-from millstream_api.jobs.hub import Follower, Hub, State
+from millstream.store.store import Submitted
+from millstream_api.jobs.hub import Hub, State
 from millstream_api.jobs.methods import PARAMS
-from millstream_api.jobs.session import Bounds, Command, RpcSession
+from millstream_api.jobs.rpc_session import RpcSession
+from millstream_api.jobs.session import Bounds, Command
 
 
 def an_event(job: str, seq: int, type: str = "chunk", data: bytes = b"{}") -> Event:
@@ -28,7 +30,7 @@ class Client:
         ids = count(1)
         self.woken = 0
         self.hub = Hub(lambda _: None)
-        self.session = RpcSession(PARAMS, Bounds(**bounds), lambda _: f"j{next(ids)}", self._wake)
+        self.session = RpcSession(self.hub, PARAMS, Bounds(**bounds), lambda _: f"j{next(ids)}", self._wake)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -39,17 +41,12 @@ class Client:
 
     def submit(self, id: Any = 0) -> Command:
         (command,) = self.send(submit(id))
-        self.follow(command)
+        self.session.submitting(command)
         return command
 
-    def follow(self, command: Command) -> Follower:
-        follower = self.hub.follow(command.job, self.session, terminal_only=False)
-        self.session.followers[command.job] = follower
-        return follower
-
-    def accept(self, command: Command) -> None:
-        follower = self.session.followers[command.job]
-        self.session.answer(command, {"job": command.job}, lambda: follower.start(Cursor(1, 1001)))
+    def accept(self, command: Command, *, known_as: str = "") -> list[str]:
+        submitted = Submitted(known_as or command.job, "queued", Cursor(1, 1001), duplicate=bool(known_as))
+        return list(self.session.submitted(command, submitted))
 
     def frame(self) -> Any:
         frame = self.session.next_frame()
@@ -108,7 +105,7 @@ def test_events_of_a_batch_follow_its_answer() -> None:
     client = Client()
     first, second = client.send(submit("s"), submit("t"))
     for command in (first, second):
-        client.follow(command)
+        client.session.submitting(command)
     client.accept(second)
     client.hub.publish(an_event("j2", 2))
     assert client.frames() == []
@@ -137,7 +134,7 @@ def test_a_batch_of_notifications_and_a_notification_alone_are_not_answered() ->
 def test_a_submit_as_a_notification_is_not_answered_but_its_events_come() -> None:
     client = Client()
     (command,) = client.send(submit())
-    client.follow(command)
+    client.session.submitting(command)
     client.hub.publish(an_event("j1", 2))
     client.accept(command)
     assert brief(client.frames()) == [("j1", 2)]
@@ -182,7 +179,8 @@ def refuse(client: Client, command: Command) -> None:
 
 def detach(client: Client, command: Command) -> None:
     client.accept(command)
-    client.session.leave(client.session.followers[command.job])
+    (leaving,) = client.send({"jsonrpc": "2.0", "method": "job.detach", "params": {"job": command.job}, "id": "d"})
+    client.session.detach(leaving)
 
 
 def lose(client: Client, command: Command) -> None:
@@ -202,7 +200,8 @@ def test_a_duplicate_submit_counts_as_the_job_that_it_is() -> None:
     client = Client(in_flight=2)
     first = client.submit(1)
     (again,) = client.send(submit(2))
-    client.session.submitted_as(again, first.job)
+    client.session.submitting(again)
+    client.accept(again, known_as=first.job)
     assert len(client.send(submit(3))) == 1
     assert client.send(submit(4)) == []
 
@@ -282,7 +281,7 @@ def test_a_follower_that_is_behind_is_given_out_once_until_it_falls_behind_again
     follower.fall_behind()
     assert client.session.next_behind() is follower
     assert client.session.next_behind() is None
-    client.session.fell_behind(follower)
+    client.session.log_read(follower)
     assert client.session.next_behind() is follower
 
 
@@ -291,17 +290,17 @@ def test_a_follower_that_is_no_longer_wanted_is_not_given_out() -> None:
     client.accept(client.submit("s"))
     follower = client.session.followers["j1"]
     follower.fall_behind()
-    client.session.leave(follower)
+    client.session.leave()
     assert client.session.next_behind() is None
 
 
 def test_a_job_that_ended_is_not_cancelled_when_its_client_leaves() -> None:
     client = Client()
-    command = client.submit("s")
-    client.session.cancel_on_disconnect.add(command.job)
+    (command,) = client.send(submit("s", on_disconnect="cancel"))
+    client.session.submitting(command)
     end(client, command)
-    assert client.session.cancel_on_disconnect == set()
     assert client.session.followers == {}
+    assert client.session.leave() == []
 
 
 def test_a_gap_says_what_is_lost_and_from_where_events_go_on() -> None:

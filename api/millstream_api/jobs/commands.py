@@ -210,11 +210,6 @@ class Commands:
             self.catalog.update(await self.stores.only.analyses())
 
 
-def cancels_on_disconnect(request: Submit, submitted: Submitted) -> bool:
-    """Is the job cancelled when the client of this submit leaves? Of a duplicate it was the first submit's to say."""
-    return request.on_disconnect == "cancel" and not submitted.duplicate
-
-
 def _found(job: str, found: T | None) -> T:
     if found is None:
         raise Problem("job_not_found", f"There is no job {job[:80]!r}, or it is not yours, or it is no longer kept.")

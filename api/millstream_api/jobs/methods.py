@@ -12,27 +12,22 @@ from typing import Any
 
 from millstream.apikeys import Principal
 from millstream.protocol.errors import Problem
-from millstream.protocol.events import START
 from millstream.protocol.fleet import AnalysisInfo
 from millstream.protocol.jobs import Snapshot
-from millstream.protocol.messages import Attach, Cancel, JobOnly, Methods, Nothing, Params, Submit, read_cursor
+from millstream.protocol.messages import Attach, Cancel, JobOnly, Methods, Nothing, Params, Submit
 from millstream.store.store import Submitted
-from millstream_api.jobs.commands import Commands, cancels_on_disconnect
-from millstream_api.jobs.hub import Follower, State
+from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.schemas import Attached, Empty, SubmitResult
 from millstream_api.jobs.session import Command, Session
 
-TRANSIENT_REFUSALS = ("queue_full", "too_many_in_flight", "rate_limited")  # there will be room again
 
-
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Whose calls these are, and the session that answers them."""
 
     who: Principal
     commands: Commands
     session: Session
-    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,79 +42,29 @@ class Method:
 
 
 async def submit(caller: Caller, command: Command) -> None:
-    request: Submit = command.params
-    session, hub = caller.session, caller.commands.relay.hub
-    follower = _follow(caller, command.job, request.events == "terminal")
-    try:
-        submitted = await _accepted(caller, request, command.job)
-    except BaseException:
-        _unfollow(caller, follower)
-        raise
-    behind = submitted.duplicate
-    if submitted.duplicate:
-        _unfollow(caller, follower)
-        session.submitted_as(command, submitted.job)
-        known = session.followers.get(submitted.job)
-        follower = known or _follow(caller, submitted.job, request.events == "terminal")
-    if cancels_on_disconnect(request, submitted):
-        session.cancel_on_disconnect.add(submitted.job)
-    if caller.left:
-        hub.drop(follower)
-        if cancels_on_disconnect(request, submitted):
-            await caller.commands.cancel_after_disconnect(caller.who, submitted.job)
-        return
-    result = {
-        "job": submitted.job,
-        "status": submitted.status,
-        "cursor": str(submitted.cursor),
-        "duplicate": submitted.duplicate,
-    }
-
-    def start() -> None:
-        if follower.state is State.PENDING:
-            follower.start(submitted.cursor, behind=behind)
-            hub.drop_if_done(follower)
-
-    session.answer(command, result, start)
+    caller.session.submitting(command)
+    submitted = await _accepted(caller, command)
+    for job in caller.session.submitted(command, submitted):
+        await caller.commands.cancel_after_disconnect(caller.who, job)
 
 
-async def _accepted(caller: Caller, request: Submit, job: str) -> Submitted:
-    """Submit; in plain mode a full queue is waited for, so that the client feels it as backpressure."""
+async def _accepted(caller: Caller, command: Command) -> Submitted:
     while True:
         try:
-            return await caller.commands.submit(caller.who, request, job)
+            return await caller.commands.submit(caller.who, command.params, command.job)
         except Problem as problem:
-            if caller.left or not caller.session.waits_for_room or problem.slug not in TRANSIENT_REFUSALS:
+            if not caller.session.tries_again(problem):
                 raise
         await asyncio.sleep(random.uniform(0.05, 0.15))
 
 
 async def attach(caller: Caller, command: Command) -> None:
-    request: Attach = command.params
-    session, hub = caller.session, caller.commands.relay.hub
-    after = read_cursor(request.after)
-    follower = hub.follow(request.job, session, terminal_only=request.events == "terminal")
-    try:
-        page = await caller.commands.attach(caller.who, request)
-    except BaseException:
-        hub.drop(follower, forget=False)
-        raise
-    if caller.left:
-        hub.drop(follower)
-        return
-    if earlier := session.followers.get(request.job):
-        hub.drop(earlier, forget=False)
-    session.followers[request.job] = follower
-    replay_from = START if page.gap else after
-    result = {**page.snapshot.as_dict(), "replay_from": str(replay_from)}
-    session.answer(command, result, lambda: follower.start(after, behind=True))
+    caller.session.attaching(command)
+    caller.session.attached(command, await caller.commands.attach(caller.who, command.params))
 
 
 async def detach(caller: Caller, command: Command) -> None:
-    if follower := caller.session.followers.get(command.params.job):
-        caller.session.leave(follower)
-        caller.commands.relay.hub.drop(follower)
-    caller.session.answer(command, {})
+    caller.session.detach(command)
 
 
 async def cancel(caller: Caller, command: Command) -> None:
@@ -138,17 +83,6 @@ async def analyses(caller: Caller, command: Command) -> None:
 
 async def ping(caller: Caller, command: Command) -> None:
     caller.session.answer(command, {})
-
-
-def _follow(caller: Caller, job: str, terminal_only: bool) -> Follower:
-    follower = caller.commands.relay.hub.follow(job, caller.session, terminal_only=terminal_only)
-    caller.session.followers[job] = follower
-    return follower
-
-
-def _unfollow(caller: Caller, follower: Follower) -> None:
-    caller.commands.relay.hub.drop(follower, forget=False)
-    caller.session.followers.pop(follower.job, None)
 
 
 _TABLE = (

@@ -1,4 +1,4 @@
-"""`/ws`: frames to the session, the session's frames back. Everything it decides is in session.py."""
+"""`/ws`: frames to the session, the session's frames back. What is decided is decided by the session."""
 
 import asyncio
 import random
@@ -15,9 +15,10 @@ from millstream.apikeys import Principal
 from millstream.protocol.errors import Problem
 from millstream.protocol.messages import SOCKET
 from millstream_api.jobs.commands import Commands
-from millstream_api.jobs.hub import State
 from millstream_api.jobs.methods import METHODS, PARAMS, Caller
-from millstream_api.jobs.session import Bounds, Command, PlainSession, RpcSession, Session
+from millstream_api.jobs.plain_session import PlainSession
+from millstream_api.jobs.rpc_session import RpcSession
+from millstream_api.jobs.session import Bounds, Command
 from millstream_api.problems import problem_response
 
 log = structlog.get_logger("millstream.api")
@@ -92,20 +93,19 @@ class Socket:
         bounds = Bounds(settings.connection_in_flight, settings.reader_events, settings.reader_bytes)
         self._websocket = websocket
         self._commands = commands
-        self._hub = commands.relay.hub
         self.who = who
         self.protocol = protocol
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._closing: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        new_job_id = commands.stores.new_job_id
-        self.session: Session
+        hub, new_job_id = commands.relay.hub, commands.stores.new_job_id
+        self.session: RpcSession | PlainSession
         if protocol:
-            self.session = RpcSession(PARAMS, bounds, new_job_id, self._wake.set)
+            self.session = RpcSession(hub, PARAMS, bounds, new_job_id, self._wake.set)
         else:
             analysis = websocket.query_params.get("analysis", "process")
-            self.session = PlainSession(analysis, bounds, new_job_id, self._wake.set)
+            self.session = PlainSession(hub, analysis, bounds, new_job_id, self._wake.set)
         self._caller = Caller(who, commands, self.session)
 
     async def serve(self) -> None:
@@ -120,10 +120,7 @@ class Socket:
 
     async def leave(self) -> None:
         """The client is gone: its jobs run on, save those that it wanted cancelled."""
-        self._caller.left = True
-        for follower in tuple(self.session.followers.values()):
-            self._hub.drop(follower)
-        for job in tuple(self.session.cancel_on_disconnect):
+        for job in self.session.leave():
             await self._commands.cancel_after_disconnect(self.who, job)
 
     async def drain(self) -> None:
@@ -132,7 +129,7 @@ class Socket:
         self.session.drain(random.randint(0, settings.reconnect_ms))
         try:
             async with asyncio.timeout(settings.drain_s * 0.8):
-                while not self.session.idle and not self._caller.left:
+                while not self.session.idle and not self.session.left:
                     self._room.clear()
                     await self._room.wait()
         except TimeoutError:
@@ -188,10 +185,7 @@ class Socket:
                 return
             if follower := session.next_behind():
                 await self._commands.catch_up(follower)
-                if follower.state is State.BEHIND:
-                    session.fell_behind(follower)
-                elif session.followers.get(follower.job) is follower and follower.state is State.DONE:
-                    session.leave(follower)
+                session.log_read(follower)
             else:
                 await self._wake.wait()
 

@@ -1,0 +1,197 @@
+"""`millstream.v1`: JSON-RPC 2.0, many jobs, their events mixed. No I/O.
+
+What is held for a client is bounded: `full` says when to stop reading from the socket; a follower whose event finds no
+room is read from the log when there is room again.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from millstream.protocol.errors import Problem
+from millstream.protocol.events import START, Cursor, Event
+from millstream.protocol.jobs import Page, Snapshot
+from millstream.protocol.messages import (
+    Call,
+    Fault,
+    Methods,
+    Submit,
+    encode_error,
+    encode_event,
+    encode_notification,
+    encode_result,
+    parse,
+)
+from millstream_api.jobs.hub import Follower, Hub, State
+from millstream_api.jobs.session import Bounds, Command, Exchange, Session, Start
+
+if TYPE_CHECKING:
+    from millstream.store.store import Submitted
+
+
+class RpcSession(Session):
+    def __init__(
+        self,
+        hub: Hub,
+        methods: Methods,
+        bounds: Bounds,
+        new_job_id: Callable[[Submit], str],
+        wake: Callable[[], None],
+    ) -> None:
+        super().__init__(hub)
+        self._methods = methods
+        self._bounds = bounds
+        self._new_job_id = new_job_id
+        self._wake = wake
+        self._outbox: deque[str | Event] = deque()
+        self._bytes = 0
+        self._behind: deque[Follower] = deque()
+        self._in_flight: set[str] = set()
+        self._commands = 0
+
+    @property
+    def full(self) -> bool:
+        """Stop reading from the socket for now."""
+        bounds = self._bounds
+        too_many = self._commands >= bounds.commands or len(self._outbox) >= bounds.events + bounds.commands
+        return too_many or self._bytes >= bounds.bytes
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is owed to the client but the events of running jobs."""
+        return not self._outbox and not self._commands
+
+    # Commands.
+
+    def receive(self, text: str) -> list[Command]:
+        incoming = parse(text, self._methods)
+        exchange = Exchange(incoming.batch, len(incoming.calls))
+        commands = []
+        for call in incoming.calls:
+            command = self._command(call, exchange)
+            self._commands += 1
+            if isinstance(call, Fault):
+                self.refuse(command, call.problem)
+            elif command.job and len(self._in_flight) >= self._bounds.in_flight:
+                detail = f"{len(self._in_flight)} jobs of this socket have not ended; wait for one of them to end."
+                self.refuse(command, Problem("too_many_in_flight", detail))
+            else:
+                if command.job:
+                    self._in_flight.add(command.job)
+                commands.append(command)
+        return commands
+
+    def _command(self, call: Call | Fault, exchange: Exchange) -> Command:
+        if isinstance(call, Fault):
+            return Command("", None, "", call.id, call.expects_reply, exchange)
+        job = self._new_job_id(call.params) if isinstance(call.params, Submit) else ""
+        return Command(call.method, call.params, job, call.id, call.expects_reply, exchange)
+
+    def receive_binary(self) -> int | None:
+        """A binary frame came: the code to close with, or None."""
+        self._send(encode_error(None, Problem("parse_error", "JSON-RPC comes in text frames; this was binary.")))
+        return None
+
+    def submitted(self, command: Command, submitted: "Submitted") -> Sequence[str]:
+        if submitted.duplicate:
+            self._in_flight.discard(command.job)
+            self._in_flight.add(submitted.job)
+        return super().submitted(command, submitted)
+
+    def _begin_submitted(self, command: Command, submitted: "Submitted", follower: Follower) -> None:
+        result = {
+            "job": submitted.job,
+            "status": submitted.status,
+            "cursor": str(submitted.cursor),
+            "duplicate": submitted.duplicate,
+        }
+        self._settle(command, encode_result(command.id, result), (follower, submitted.cursor, submitted.duplicate))
+
+    def _begin_attached(self, command: Command, page: Page, follower: Follower, after: Cursor) -> None:
+        result = {**page.snapshot.as_dict(), "replay_from": str(START if page.gap else after)}
+        self._settle(command, encode_result(command.id, result), (follower, after, True))
+
+    def answer(self, command: Command, result: Any) -> None:
+        self._settle(command, encode_result(command.id, result), None)
+
+    def refuse(self, command: Command, problem: Problem) -> None:
+        self.abandon(command)
+        self._in_flight.discard(command.job)
+        self._settle(command, encode_error(command.id, problem), None)
+
+    def _settle(self, command: Command, answer: str, start: Start | None) -> None:
+        """Answer a command; what is to start does so once the answer is on its way."""
+        exchange = command.exchange
+        assert exchange is not None
+        self._commands -= 1
+        exchange.pending -= 1
+        if command.expects_reply:
+            exchange.answers.append(answer)
+        if start:
+            exchange.starts.append(start)
+        if exchange.pending == 0:
+            if exchange.answers:
+                self._send(f"[{','.join(exchange.answers)}]" if exchange.batch else exchange.answers[0])
+            for follower, after, behind in exchange.starts:
+                self._begin(follower, after, behind)
+            self._wake()
+
+    def _release(self, follower: Follower) -> None:
+        self._in_flight.discard(follower.job)
+        super()._release(follower)
+
+    # The hub's reader.
+
+    def offer(self, follower: Follower, event: Event) -> bool:
+        bounds = self._bounds
+        if self._outbox and (len(self._outbox) >= bounds.events or self._bytes + len(event.data) > bounds.bytes):
+            return False
+        self._outbox.append(event)
+        self._bytes += len(event.data)
+        if event.terminal:
+            self._release(follower)
+        self._wake()
+        return True
+
+    def gap(self, follower: Follower, snapshot: Snapshot | None, replay_from: str) -> None:
+        params = {
+            "job": follower.job,
+            "after": str(follower.cursor),
+            "snapshot": snapshot.as_dict() if snapshot else None,
+            "replay_from": replay_from,
+        }
+        self._send(encode_notification("job.gap", params))
+        if snapshot is None:
+            self._release(follower)
+
+    def fell_behind(self, follower: Follower) -> None:
+        self._behind.append(follower)
+        self._wake()
+
+    # What is to be sent, and read.
+
+    def _send(self, frame: str) -> None:
+        self._outbox.append(frame)
+        self._bytes += len(frame)
+        self._wake()
+
+    def next_frame(self) -> str | None:
+        if not self._outbox:
+            return None
+        item = self._outbox.popleft()
+        if isinstance(item, str):
+            self._bytes -= len(item)
+            return item
+        self._bytes -= len(item.data)
+        return encode_event(item)
+
+    def next_behind(self) -> Follower | None:
+        """Whose log to read now. It is given out once; `log_read` puts it back."""
+        while self._behind:
+            follower = self._behind.popleft()
+            if follower.state is State.BEHIND and self.followers.get(follower.job) is follower:
+                return follower
+        return None
+
+    def drain(self, reconnect_after_ms: int) -> None:
+        self._send(encode_notification("server.drain", {"reconnect_after_ms": reconnect_after_ms}))
