@@ -5,7 +5,7 @@ room is read from the log when there is room again.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from millstream.protocol.errors import Problem
@@ -48,6 +48,7 @@ class RpcSession(Session):
         self._behind: deque[Follower] = deque()
         self._in_flight: set[str] = set()
         self._commands = 0
+        self._turns: dict[Hashable, deque[Command] | None] = {}  # by `ordered_by` of what is carried out; what waits
 
     @property
     def full(self) -> bool:
@@ -64,6 +65,7 @@ class RpcSession(Session):
     # Commands.
 
     def receive(self, text: str) -> list[Command]:
+        """The commands that are to be carried out now; `next_in_turn` tells of others."""
         incoming = parse(text, self._methods)
         exchange = Exchange(incoming.batch, len(incoming.calls))
         commands = []
@@ -78,7 +80,8 @@ class RpcSession(Session):
             else:
                 if command.job:
                     self._in_flight.add(command.job)
-                commands.append(command)
+                if self._takes_turn(command):
+                    commands.append(command)
         return commands
 
     def _command(self, call: Call | Fault, exchange: Exchange) -> Command:
@@ -86,6 +89,29 @@ class RpcSession(Session):
             return Command("", None, "", call.id, call.expects_reply, exchange)
         job = self._new_job_id(call.params) if isinstance(call.params, Submit) else ""
         return Command(call.method, call.params, job, call.id, call.expects_reply, exchange)
+
+    def _takes_turn(self, command: Command) -> bool:
+        """Is it to be carried out now? Else it waits for an earlier one, that names the same job or key."""
+        subject = command.params.ordered_by
+        if subject is None:
+            return True
+        if subject not in self._turns:
+            self._turns[subject] = None
+            return True
+        waiting = self._turns[subject]
+        if waiting is None:
+            waiting = self._turns[subject] = deque()
+        waiting.append(command)
+        return False
+
+    def next_in_turn(self, command: Command) -> Command | None:
+        subject = command.params.ordered_by
+        if subject is None:
+            return None
+        if waiting := self._turns[subject]:
+            return waiting.popleft()
+        del self._turns[subject]
+        return None
 
     def receive_binary(self) -> int | None:
         """A binary frame came: the code to close with, or None."""

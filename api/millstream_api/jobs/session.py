@@ -129,6 +129,10 @@ class Session(Reader):
         """Is a submit that was refused so to be repeated?"""
         return False
 
+    def next_in_turn(self, command: Command) -> Command | None:
+        """A command was carried out: the one that waited for it, if any, is to be carried out now."""
+        return None
+
     def log_read(self, follower: Follower) -> None:
         """A page of the log was read for a follower that was behind."""
         if follower.state is State.BEHIND:

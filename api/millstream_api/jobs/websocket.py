@@ -162,14 +162,19 @@ class Socket:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    async def _carry_out(self, command: Command) -> None:
-        try:
-            await METHODS[command.method].carry_out(self._caller, command)
-        except Problem as problem:
-            self.session.refuse(command, problem)
-        except Exception:
-            log.exception("command failed", method=command.method)
-            self.session.refuse(command, Problem("internal_error", "Something went wrong here; it has been logged."))
+    async def _carry_out(self, first: Command) -> None:
+        """Carry out a command, and then those that waited for it."""
+        command: Command | None = first
+        while command:
+            try:
+                await METHODS[command.method].carry_out(self._caller, command)
+            except Problem as problem:
+                self.session.refuse(command, problem)
+            except Exception:
+                log.exception("command failed", method=command.method)
+                defect = Problem("internal_error", "Something went wrong here; it has been logged.")
+                self.session.refuse(command, defect)
+            command = self.session.next_in_turn(command)
 
     # Writing.
 

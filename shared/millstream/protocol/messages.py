@@ -3,7 +3,7 @@
 Section numbers are those of the JSON-RPC 2.0 specification.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Annotated, Any, Literal
@@ -29,6 +29,11 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
+    @property
+    def ordered_by(self) -> Hashable:
+        """Calls of one client that have this in common are carried out in their order; None: in any."""
+        return None
+
 
 class Submit(Params):
     """Ask for a job."""
@@ -51,22 +56,34 @@ class Submit(Params):
     on_disconnect: Literal["continue", "cancel"] = "continue"
     events: Events = "all"
 
+    @property
+    def ordered_by(self) -> Hashable:
+        return None if self.key is None else ("key", self.key)
 
-class Attach(Params):
-    """Follow a job's events from a cursor on, or from the start."""
+
+class AboutJob(Params):
+    """Parameters that name a job."""
 
     job: JobId
+
+    @property
+    def ordered_by(self) -> Hashable:
+        return self.job
+
+
+class Attach(AboutJob):
+    """Follow a job's events from a cursor on, or from the start."""
+
     after: str | None = None
     events: Events = "all"
 
 
-class Cancel(Params):
-    job: JobId
+class Cancel(AboutJob):
     reason: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
 
-class JobOnly(Params):
-    job: JobId
+class JobOnly(AboutJob):
+    pass
 
 
 class Nothing(Params):
