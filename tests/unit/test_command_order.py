@@ -9,7 +9,6 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema_rs import validator_for
 from starlette.websockets import WebSocket
 
 from millstream.apikeys import ANONYMOUS, Keys
@@ -79,7 +78,9 @@ class Client:
         self.sent: list[Any] = []
         self._frames: asyncio.Queue[str] = asyncio.Queue()
         catalog = Catalog()
-        catalog.entries["a"] = Entry("a", "", {}, {}, 1, None, "default", validator_for({}))
+        catalog.entries["a"] = Entry(
+            name="a", description="", params_schema={}, result_schema={}, timeout_s=1, queue="default"
+        )
         relay, stores = SimpleNamespace(hub=self.hub, node="n"), Stores(cast(Store, self.store))
         commands = Commands(ApiSettings(), stores, cast(Relay, relay), Keys(None), asyncio.Event(), catalog)
         self.socket = Socket(cast(WebSocket, self), commands, ANONYMOUS, PROTOCOL)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
-from jsonschema_rs import validator_for
 
 from millstream.apikeys import ANONYMOUS, Keys
 from millstream.protocol.catalog import Catalog, Entry
@@ -69,7 +68,7 @@ def stores() -> ByFirstLetter:
 
 @pytest.fixture
 async def relay(stores: ByFirstLetter) -> Relay:
-    return Relay("redis://127.0.0.1:1", stores, check_s=60)
+    return Relay("redis://127.0.0.1:1", stores)
 
 
 def follow(relay: Relay, job: str, *, behind: bool = False) -> Follower:
@@ -93,7 +92,9 @@ async def test_a_command_goes_to_the_store_of_its_job(
     stores: ByFirstLetter, relay: Relay, call: Callable[[Commands], Awaitable[Any]]
 ) -> None:
     catalog = Catalog()
-    catalog.entries["a"] = Entry("a", "", {}, {}, 1, None, "default", validator_for({}))
+    catalog.entries["a"] = Entry(
+        name="a", description="", params_schema={}, result_schema={}, timeout_s=1, queue="default"
+    )
     commands = Commands(ApiSettings(), stores, relay, Keys(None), asyncio.Event(), catalog)
     await call(commands)
     assert [job for _, job in stores.x.calls] == ["x1"]
@@ -108,8 +109,8 @@ async def test_a_store_is_told_of_its_own_jobs_that_nobody_follows(stores: ByFir
 
 async def test_quiet_logs_are_compared_with_the_store_of_each(stores: ByFirstLetter, relay: Relay) -> None:
     followers = [follow(relay, job) for job in ("x1", "j", "x2")]
-    await relay._check()
+    await relay.check()
     assert stores.x.calls == [], "what is heard for the first time is not quiet yet"
-    await relay._check()
+    await relay.check()
     assert (stores.x.calls, stores.other.calls) == ([("positions", ["x1", "x2"])], [("positions", ["j"])])
     assert {follower.state for follower in followers} == {State.BEHIND}
