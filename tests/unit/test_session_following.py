@@ -125,7 +125,7 @@ def test_a_duplicate_submit_follows_the_job_that_it_is_from_its_log(client: Clie
 
 
 def test_a_duplicate_submit_of_what_is_followed_already_changes_nothing(client: Client) -> None:
-    client.submit(key="k")
+    client.session.next_in_turn(client.submit(key="k"))
     (follower,) = client.followers["j1"]
     client.submitted(client.submitting(key="k"), known_as="j1")
     assert (client.followers, follower.state) == ({"j1": [follower]}, State.LIVE)
@@ -180,42 +180,67 @@ def test_whatever_is_asked_and_comes_of_it_a_session_follows_each_job_once_and_i
     data: st.DataObject,
 ) -> None:
     client = Client()
-    open_: list[Command] = []
+    under_way: list[Command] = []
+    known = ["x", "y"]  # the jobs there are: two of others, and those that were accepted
+
+    def a_job() -> st.SearchStrategy[str]:
+        return st.sampled_from(known)
+
+    def ask(method: str, **params: Any) -> None:
+        begin(client.session.receive(json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": 1})))
+
+    def begin(commands: list[Command]) -> None:
+        for command in commands:
+            if command.method == "job.detach":
+                client.session.detach(command)
+                end(command)
+            else:
+                {"job.submit": client.session.submitting, "job.attach": client.session.attaching}[command.method](
+                    command
+                )
+                under_way.append(command)
+
+    def end(command: Command) -> None:
+        if following := client.session.next_in_turn(command):
+            begin([following])
+
+    def settle(refuse: bool) -> None:
+        command = under_way.pop(data.draw(st.integers(0, len(under_way) - 1)))
+        if refuse:
+            client.session.refuse(command, NO)
+        elif command.method == "job.attach":
+            client.session.attached(command, a_page([], last=1))
+        else:
+            duplicate = data.draw(a_job()) if command.params.key else ""
+            client.submitted(command, known_as=duplicate)
+            known.append(command.job)
+        end(command)
+
     for _ in range(data.draw(st.integers(0, 25))):
         match data.draw(st.sampled_from(["submit", "attach", "detach", "succeed", "refuse", "end", "leave"])):
             case "submit":
-                open_.append(client.submitting(on_disconnect=data.draw(st.sampled_from(["continue", "cancel"]))))
+                on_disconnect = data.draw(st.sampled_from(["continue", "cancel"]))
+                ask(
+                    "job.submit", analysis="a", on_disconnect=on_disconnect, key=data.draw(st.sampled_from([None, "k"]))
+                )
             case "attach":
-                open_.append(client.attaching(f"j{data.draw(st.integers(1, 4))}"))
+                ask("job.attach", job=data.draw(a_job()))
             case "detach":
-                client.session.detach(client.send("job.detach", job=f"j{data.draw(st.integers(1, 4))}"))
-            case "succeed" if open_:
-                settle(client, open_.pop(data.draw(st.integers(0, len(open_) - 1))), data.draw(st.booleans()))
-            case "refuse" if open_:
-                client.session.refuse(open_.pop(data.draw(st.integers(0, len(open_) - 1))), NO)
+                ask("job.detach", job=data.draw(a_job()))
+            case ("succeed" | "refuse") as outcome if under_way:
+                settle(outcome == "refuse")
             case "end":
-                job = f"j{data.draw(st.integers(1, 4))}"
-                client.hub.publish(Event(job, 2, 1002, 1, "succeeded", b"{}"))
+                client.hub.publish(Event(data.draw(a_job()), 2, 1002, 1, "succeeded", b"{}"))
             case "leave":
                 client.session.leave()
-        expected = [*client.session.followers.values()]
-        expected += [
-            c.follower for c in open_ if c.follower and c.follower not in expected and c.method == "job.attach"
-        ]
+        wanted = [*client.session.followers.values(), *(command.follower for command in under_way)]
         found = [follower for followers in client.followers.values() for follower in followers]
-        assert set(map(id, found)) <= set(map(id, expected))
+        assert set(map(id, found)) <= set(map(id, wanted)), "nobody looks after a follower"
         assert len(found) == len(set(map(id, found)))
-    for command in open_:
-        client.session.refuse(command, NO)
+    while under_way:
+        settle(refuse=True)
     client.session.leave()
     assert (client.followers, client.session.followers) == ({}, {})
-
-
-def settle(client: Client, command: Command, duplicate: bool) -> None:
-    if command.method == "job.attach":
-        client.session.attached(command, a_page([], last=1))
-    else:
-        client.submitted(command, known_as="j1" if duplicate else "")
 
 
 # HTTP streams.
