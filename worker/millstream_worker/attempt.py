@@ -269,7 +269,7 @@ class Attempt:
     def _delay_s(self) -> float:
         """Exponential backoff with full jitter."""
         settings = self._settings
-        return random.uniform(0, min(settings.retry_cap_s, settings.retry_base_s * 2.0 ** (self.attempt - 1)))
+        return random.uniform(0, min(settings.retry_cap_s, settings.retry_base_s * 2.0 ** min(self.attempt - 1, 64)))
 
     def _arq_result(self, success: bool, value: bytes) -> bytes:
         """For a job that stock arq enqueued, the result that its client polls for."""
