@@ -238,6 +238,15 @@ async def test_an_attempt_that_takes_too_long_fails_as_timeout(client_rpc: Rpc, 
     assert "0.2 s" in last["data"]["error"]["message"]
 
 
+@pytest.mark.parametrize("timeout_s", [0.05, 0.4])
+async def test_the_timeout_of_a_submit_counts_before_that_of_the_analysis(client_rpc: Rpc, timeout_s: float) -> None:
+    last = await client_rpc.run("hasty", timeout_s=timeout_s)
+    assert last["data"]["error"] == {
+        "code": "timeout",
+        "message": f"The attempt took longer than {timeout_s} s.",
+    }, "and not than the 0.2 s of its author"
+
+
 async def test_a_timeout_too_short_to_measure_is_still_one(client_rpc: Rpc) -> None:
     last = await client_rpc.run("process", {"text": "x", "delay_s": 5}, timeout_s=0.0001)
     assert (last["type"], last["data"].get("error", {}).get("code")) == ("failed", "timeout")

@@ -1,0 +1,279 @@
+"""One attempt as a worker runs it: what its analysis says is written, bounded, before its end, and it ends once."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millstream.authoring.analysis import MARK, Analysis, Context, Retry, analysis
+from millstream.confined_fs import ServedDirectory
+from millstream.store.limits import Limits
+from millstream.store.store import Claimed, LeaseLost, Store
+from millstream_worker.attempt import Attempt, Stop
+from millstream_worker.settings import WorkerSettings
+from tests.integration.conftest import Client
+from tests.integration.jobs import a_job, claim, events, running, types
+from tests.processes import Process
+
+Author = Callable[[Context], Awaitable[Any]]
+
+
+class Held(Store):
+    """A store that answers late: while `gate` is not set, no event and no end gets through to it."""
+
+    def __init__(self, url: str, limits: Limits) -> None:
+        super().__init__(url, name="held", limits=limits, patience_s=5)
+        self.gate = asyncio.Event()
+        self.appending = asyncio.Event()
+        self.finishing = asyncio.Event()
+        self.numbers: list[int] = []
+
+    async def append(self, job: Claimed, number: int, events: Iterable[tuple[str, bytes]]) -> None:
+        self.numbers.append(number)
+        self.appending.set()
+        await self.gate.wait()
+        await super().append(job, number, events)
+
+    async def finish(
+        self, job: Claimed, status: str, data: bytes, arq_result: bytes = b"", events: int | None = None
+    ) -> None:
+        self.finishing.set()
+        await self.gate.wait()
+        await super().finish(job, status, data, arq_result, events)
+
+
+@pytest.fixture
+async def held(valkey: Process, client: Client) -> AsyncIterator[Held]:
+    store = Held(valkey.url, Limits())
+    await store.open(10)
+    yield store
+    await store.close()
+
+
+def described(function: Author, **options: Any) -> Analysis:
+    found: Analysis = getattr(analysis(**options)(function), MARK)
+    return found
+
+
+async def begin(
+    store: Store, job: Claimed, function: Author, *, options: dict[str, Any] | None = None, **settings: Any
+) -> tuple[Attempt, asyncio.Task[str]]:
+    """Run an attempt in a task of its own; that returns how it ended."""
+    begun: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
+
+    async def whole() -> str:
+        directory = ServedDirectory(Path())
+        try:
+            begun.set_result(attempt := Attempt(job, store, WorkerSettings(**settings), "w", directory))
+            return await attempt.run(described(function, **(options or {})))
+        finally:
+            directory.close()
+
+    task = asyncio.create_task(whole())
+    return await begun, task
+
+
+async def outcome(store: Store, job: Claimed, function: Author, **more: Any) -> str:
+    _, task = await begin(store, job, function, **more)
+    return await asyncio.wait_for(task, 15)
+
+
+async def last(store: Store, job: Claimed) -> tuple[str, Any]:
+    event = (await events(store, job.id))[-1]
+    return event.type, json.loads(event.data)
+
+
+async def forever(ctx: Context) -> None:
+    await asyncio.Event().wait()
+
+
+async def ask_again(ctx: Context) -> None:
+    raise Retry
+
+
+@pytest.mark.parametrize(("count", "size"), [(5000, 1), (40, 100_000)], ids=["many", "large"])
+async def test_an_analysis_that_is_faster_than_the_store_waits_once_the_buffer_is_full(
+    held: Held, count: int, size: int
+) -> None:
+    job = await running(held)
+    said = 0
+
+    async def talk(ctx: Context) -> None:
+        nonlocal said
+        for number in range(count):
+            said += 1
+            await ctx.emit(f"{number} " + "x" * size)
+
+    _, task = await begin(held, job, talk)
+    await held.appending.wait()
+    assert said <= 512
+    assert said * size <= 512 * 1024 + size
+    held.gate.set()
+    assert await task == "succeeded"
+    page = await held.attach(job.id, limit=10_000, limit_bytes=10_000_000)
+    assert page is not None
+    chunks = [int(json.loads(event.data).split()[0]) for event in page.events if event.type == "chunk"]
+    assert chunks == list(range(count)), "and all of it is written, in order"
+
+
+@pytest.mark.parametrize(("why", "end"), [(Stop.TIMEOUT, "failed"), (Stop.DRAIN, "log")])
+async def test_what_was_said_before_an_end_from_outside_is_in_the_log_before_it(
+    held: Held, why: Stop, end: str
+) -> None:
+    job = await running(held, max_attempts=3)
+
+    async def talk(ctx: Context) -> None:
+        for number in range(3):
+            await ctx.emit(number)
+            await held.appending.wait()
+        await forever(ctx)
+
+    attempt, task = await begin(held, job, talk)
+    await held.appending.wait()
+    attempt.stop(why)
+    held.gate.set()
+    assert await task == why.value
+    assert held.numbers == [1, 2], "the second group was waiting when the end came"
+    assert await types(held, job.id) == ["queued", "started", "chunk", "chunk", "chunk", end]
+
+
+async def test_a_timeout_is_final_though_attempts_are_left(store: Store) -> None:
+    job = await running(store, max_attempts=3, retry=True, timeout_s=0.02)
+    assert await outcome(store, job, forever) == "timeout"
+    assert await types(store, job.id) == ["queued", "started", "failed"]
+    assert (await last(store, job))[1]["error"]["code"] == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("of_submit", "of_analysis", "of_worker", "expected"),
+    [
+        (0.02, 0.3, 0.3, "0.02 s"),
+        (0.04, 0.02, 0.01, "0.04 s"),
+        (0, 0.02, 0.3, "0.02 s"),
+        (0, 0.04, 0.02, "0.04 s"),
+        (0, None, 0.02, "0.02 s"),
+    ],
+)
+async def test_the_timeout_of_a_submit_counts_before_the_analysis_and_that_before_the_workers(
+    store: Store, of_submit: float, of_analysis: float | None, of_worker: float, expected: str
+) -> None:
+    job = await running(store, timeout_s=of_submit)
+    await outcome(store, job, forever, options={"timeout": of_analysis}, timeout_s=of_worker)
+    assert (await last(store, job))[1]["error"]["message"].endswith(f"longer than {expected}.")
+
+
+async def test_an_end_that_is_being_told_is_not_replaced_by_another(held: Held) -> None:
+    job = await running(held)
+
+    async def at_once(ctx: Context) -> str:
+        return "done"
+
+    attempt, task = await begin(held, job, at_once)
+    await held.finishing.wait()
+    attempt.stop(Stop.TIMEOUT)
+    held.gate.set()
+    assert await task == "succeeded"
+    assert await last(held, job) == ("succeeded", {"result": "done", "elapsed_s": pytest.approx(0, abs=60)})
+
+
+async def test_an_end_is_told_to_the_end_however_often_its_attempt_is_cancelled(held: Held) -> None:
+    job = await running(held)
+    attempt, task = await begin(held, job, forever)
+    attempt.stop(Stop.TIMEOUT)
+    await held.finishing.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    held.gate.set()
+    assert await task == "timeout"
+    assert (await last(held, job))[0] == "failed"
+
+
+async def delays(store: Store, attempt: int, count: int = 30) -> list[float]:
+    """How long retries after an attempt of this number are told to wait: base 1 s, cap 60 s."""
+    for _ in range(count):
+        await store.submit(a_job(max_attempts=9999, retry=True))
+    jobs = [replace(job, attempt=attempt) for job in await claim(store, count)]
+    assert len(jobs) == count
+    settings = {"retry_base_s": 1, "retry_cap_s": 60}
+    outcomes = await asyncio.gather(*(outcome(store, job, ask_again, **settings) for job in jobs))
+    assert set(outcomes) == {"retrying"}
+    told = [await last(store, job) for job in jobs]
+    assert {type for type, _ in told} == {"retrying"}
+    return [data["delay_s"] for _, data in told]
+
+
+async def test_the_delay_of_a_retry_is_random_and_grows_up_to_a_cap(store: Store) -> None:
+    """Each delay is anywhere up to its bound: that 30 of them lie in one half of it does not happen (1 in 10^9)."""
+    for attempt, bound in ((1, 1), (2, 2), (4, 8), (7, 60), (99, 60)):
+        found = await delays(store, attempt)
+        assert 0 <= min(found) < bound / 2 < max(found) <= bound, f"attempt {attempt}"
+        assert len(set(found)) > 5, "spread over it"
+
+
+async def test_the_delay_keeps_to_its_cap_however_many_attempts_there_were(store: Store) -> None:
+    assert max(await delays(store, 5000)) <= 60
+
+
+async def limited(store: Store, **limits: int) -> Store:
+    return await Store(store.pipeline.url, name="limited", limits=Limits(**limits)).open(10)
+
+
+@pytest.mark.parametrize("count", [3, 5000], ids=["the last event", "an event with more behind it"])
+async def test_a_job_whose_log_is_full_fails_in_words_and_is_not_tried_again(store: Store, count: int) -> None:
+    small = await limited(store, log_events=4)
+    job = await running(store, max_attempts=3, retry=True)
+
+    async def talk(ctx: Context) -> None:
+        for number in range(count):
+            await ctx.emit(number)
+
+    assert await outcome(small, job, talk) == "failed"
+    error = (await last(store, job))[1]["error"]
+    assert error == {"code": "result_too_large", "message": "The job's log is full."}
+    await small.close()
+
+
+async def test_an_attempt_that_lost_its_lease_is_ended_and_tells_nothing(store: Store, client: Client) -> None:
+    job = await running(store, max_attempts=3, retry=True)
+    cancelled = asyncio.Event()
+
+    async def talk(ctx: Context) -> None:
+        await client.delete(f"arq:in-progress:{job.id}")
+        await ctx.emit(1)
+        try:
+            await forever(ctx)
+        finally:
+            cancelled.set()
+
+    assert await outcome(store, job, talk) == "lost"
+    assert cancelled.is_set()
+    assert await types(store, job.id) == ["queued", "started"]
+
+
+async def test_an_analysis_that_goes_on_without_its_lease_hears_of_it_from_its_next_event(
+    store: Store, client: Client
+) -> None:
+    job = await running(store)
+    heard: list[type[BaseException]] = []
+
+    async def talk(ctx: Context) -> None:
+        await client.delete(f"arq:in-progress:{job.id}")
+        await ctx.emit(1)
+        try:
+            await forever(ctx)
+        except asyncio.CancelledError:
+            pass  # it takes no notice
+        try:
+            await ctx.emit(2)
+        except LeaseLost as error:
+            heard.append(type(error))
+            raise
+
+    assert await outcome(store, job, talk) == "lost"
+    assert heard == [LeaseLost]
+    assert await types(store, job.id) == ["queued", "started"]
