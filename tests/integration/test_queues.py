@@ -8,7 +8,7 @@ import redis.asyncio as redis
 from millstream.store import keys
 from tests.integration.conftest import database
 from tests.integration.web import Json, ended, events, following, submit, web
-from tests.processes import Process, Processes
+from tests.processes import Process, Processes, until
 
 MODULE = "tests.integration.queued_analyses"
 
@@ -25,7 +25,13 @@ async def test_jobs_run_on_the_workers_of_their_analysis_queue_are_counted_there
     )  # fmt: skip
     gate = tmp_path / "gate"
     async with web(api) as http, redis.Redis.from_url(store.url) as client:
-        known: list[Json] = (await http.get("/analyses")).json()
+        known: list[Json] = []
+
+        async def told() -> bool:
+            known[:] = (await http.get("/analyses")).json()
+            return bool(known)
+
+        await until(told, what="the API to know the analyses")
         assert [(found["name"], found["queue"]) for found in known] == [("slow", "slow")], "and none of other queues"
         running = await submit(http, "slow", {"gate": str(gate)})
         assert (await http.get(f"/jobs/{running}")).json()["queue"] == "slow"

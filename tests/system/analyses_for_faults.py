@@ -55,6 +55,14 @@ async def talks(ctx: Context, directory: str) -> int:
 
 
 @analysis()
+async def holds(ctx: Context, directory: str) -> None:
+    """Say that it runs, and wait until the directory has a file called `enough`."""
+    await ctx.emit("here")
+    while not (Path(directory) / "enough").exists():  # noqa: ASYNC110 (another process makes the file)
+        await asyncio.sleep(0.05)
+
+
+@analysis()
 async def counts(ctx: Context, to: int, pause_s: float = 0, padding: int = 0) -> AsyncIterator[list[object]]:
     """Emit [1, "…"], [2, "…"], … and return the last number."""
     text = "." * padding

@@ -46,6 +46,16 @@ class Stack:
         async with self.client() as client:
             return bool(await client.exists(keys.LEASE + job))
 
+    async def lease_ends(self, jobs: list[str]) -> tuple[float, dict[str, float]]:
+        """The time, and when each job's lease runs out, by the store's clock (Unix seconds)."""
+        async with self.client() as client, client.pipeline() as pipeline:
+            pipeline.time()
+            for job in jobs:
+                pipeline.pexpiretime(keys.LEASE + job)
+            (seconds, microseconds), *ends = await pipeline.execute()
+        assert min(ends) > 0, "each job has a lease"
+        return seconds + microseconds / 1e6, {job: end / 1000 for job, end in zip(jobs, ends, strict=True)}
+
     async def running_on(self, worker: Process) -> int:
         """How many jobs a worker runs, by its last heartbeat."""
         async with self.client() as client:

@@ -1,6 +1,5 @@
 """A worker is killed: what it ran, another runs again, once its leases have run out; nothing is told twice."""
 
-import time
 from pathlib import Path
 
 from tests.processes import Processes
@@ -19,8 +18,8 @@ async def test_every_job_of_a_killed_worker_ends_once_and_runs_again_within_its_
         jobs = [await client.submit("stuck_once", {"directory": directory}) for _ in range(50)]
         await client.until(jobs, "chunk")
         heir = await stack.worker()
-        killed_at = time.time()
         await victim.kill()
+        killed_at, leases = await stack.lease_ends(jobs)
         ends = await client.ends(*jobs)
     for job in jobs:
         types = [event["type"] for event in client.of(job)]
@@ -28,7 +27,10 @@ async def test_every_job_of_a_killed_worker_ends_once_and_runs_again_within_its_
         first, again = client.of(job, "started")
         assert (first["attempt"], first["data"]) == (1, {"attempt": 1, "worker": victim.url})
         assert (again["attempt"], again["data"]) == (2, {"attempt": 2, "worker": heir.url})
-        assert at(again) - killed_at <= lease_s + 1
+        assert leases[job] - killed_at <= lease_s, "it holds its jobs for one lease at the most"
+        assert leases[job] < at(again) < leases[job] + 10, (
+            "and then another has them; 10 s are slack for a busy machine"
+        )
         assert client.of(job, "retrying")[0]["data"]["error"]["code"] == "worker_lost"
         assert ends[job]["data"]["result"] == "second"
         assert [event["seq"] for event in await logged(stack.store, job)] == [1, 2, 3, 4, 5, 6, 7]
