@@ -177,6 +177,46 @@ async def test_a_burst_is_left_to_other_workers_too(faulty: Faulty, start: Start
     assert max(faulty.claims) <= 16, "with 100 free slots"
 
 
+async def test_a_worker_claims_no_more_than_it_has_slots_for(faulty: Faulty, start: Start, gate: asyncio.Event) -> None:
+    ran: list[str] = []
+
+    async def hold(ctx: Context) -> None:
+        ran.append(ctx.job)
+        await gate.wait()
+
+    for number in range(5):
+        await faulty.submit(a_job(f"{number}"))
+    async with start(faulty, hold, max_jobs=2):
+
+        async def busy() -> bool:
+            return len(ran) >= 2
+
+        await until(busy, what="two jobs to run")
+        statuses = [(await snapshot(faulty, f"{number}")).status for number in range(5)]
+        assert statuses == ["running"] * 2 + ["queued"] * 3
+        gate.set()
+        await until_types(faulty, "4", "queued", "started", "succeeded")
+    assert max(faulty.claims) <= 2
+
+
+async def test_a_cancelled_job_is_stopped_before_any_heartbeat_says_so(faulty: Faulty, start: Start) -> None:
+    stopped = asyncio.Event()
+
+    async def hold(ctx: Context) -> None:
+        await ctx.log("here")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async with start(faulty, hold, lease_s=3600):  # a heartbeat each twenty minutes
+        await faulty.submit(a_job("j"))
+        await until_types(faulty, "j", "queued", "started", "log")
+        await faulty.cancel("j", "", None)
+        await asyncio.wait_for(stopped.wait(), 15)
+    assert await types(faulty, "j") == ["queued", "started", "log", "cancelled"]
+
+
 async def test_what_was_being_claimed_when_the_drain_began_is_handed_over(
     faulty: Faulty, client: Client, start: Start
 ) -> None:

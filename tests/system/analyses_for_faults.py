@@ -5,6 +5,7 @@ A `directory` is where they leave marks, for each other and for the test.
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -43,6 +44,17 @@ async def stubborn_once(ctx: Context, directory: str) -> str:
             await asyncio.sleep(HOUR)
         except asyncio.CancelledError:
             continue
+
+
+@analysis()
+async def blocks_once(ctx: Context, directory: str) -> str:
+    """The first to run it lets nothing else happen in its worker until the directory has a file called `enough`."""
+    if not _first(directory, ctx.job):
+        return "second"
+    await ctx.emit("here")
+    while not (Path(directory) / "enough").exists():
+        time.sleep(0.01)  # noqa: ASYNC251 (what must not be done)
+    return "first"
 
 
 @analysis()
