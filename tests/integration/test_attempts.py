@@ -308,3 +308,10 @@ async def test_what_runs_for_long_outlives_its_time_to_live(store: Store, client
     for key in ("arq:job:j", "ms:job:j", "ms:log:j", "ms:inflight:ann"):
         assert await client.ttl(key) > 90, key
     await short.close()
+
+
+async def test_a_key_names_its_job_for_as_long_as_that_runs(store: Store, client: Client) -> None:
+    job = await running(store, owner="ann", key="k", fingerprint="f")
+    await client.pexpire("ms:key:ann:k", 60_000)  # it has run for nearly a life
+    assert await renew(store, "w", 30, job) == []
+    assert await client.pttl("ms:key:ann:k") >= await client.pttl(f"ms:job:{job.id}"), "as the record"

@@ -11,7 +11,8 @@ import pytest
 from millstream.protocol.errors import Problem
 from millstream.store.limits import Limits
 from millstream.store.store import Store, UnexpectedReply
-from tests.integration.jobs import a_job, claim, events, everything, running, snapshot
+from tests.integration.conftest import Client
+from tests.integration.jobs import a_job, claim, events, everything, milliseconds, renew, running, snapshot
 from tests.processes import until
 
 
@@ -153,3 +154,39 @@ async def test_an_answer_that_is_not_known_is_taken_for_no_other(store: Store, m
     monkeypatch.setattr(store, "run", odd)
     with pytest.raises(UnexpectedReply, match="paused"):
         await store.submit(a_job())
+
+
+async def one_after_another(store: Store, owner: str) -> set[bytes]:
+    """So many jobs that the owner's list is trimmed, each ended before the next."""
+    jobs: list[str] = []
+    for _ in range(64):
+        jobs.append((await store.submit(a_job(owner=owner))).job)
+        await store.cancel(jobs[-1], owner, None)
+    return {job.encode() for job in jobs}
+
+
+async def test_the_list_of_an_owners_jobs_is_bounded_and_keeps_the_newest(store: Store, client: Client) -> None:
+    await store.submit(a_job(owner="ann", delay_s=600))  # one is always in flight
+    begin = await milliseconds(store) - 20_000
+    await client.zadd("ms:jobs:ann", {f"old-{number}": begin + number for number in range(10_050)})
+    new = await one_after_another(store, "ann")
+    listed = await client.zrange("ms:jobs:ann", 0, -1)
+    assert 10_000 <= len(listed) < 10_064
+    assert new | {b"old-10049"} <= set(listed)
+    assert b"old-0" not in listed
+
+
+async def test_the_list_of_an_owners_jobs_forgets_those_of_which_nothing_is_left(store: Store, client: Client) -> None:
+    await client.zadd("ms:jobs:ann", {"long-ago": 1})
+    await one_after_another(store, "ann")
+    assert await client.zscore("ms:jobs:ann", "long-ago") is None
+
+
+async def test_what_lists_an_owners_jobs_lives_as_long_as_they_do(store: Store, client: Client) -> None:
+    job = await running(store, owner="ann")
+    for key in ("ms:jobs:ann", "ms:inflight:ann"):
+        await client.pexpire(key, 60_000)  # days went by, and that job still runs
+    await store.submit(a_job(owner="ann", delay_s=600))
+    await renew(store, "w", 30, job)
+    for key in ("ms:jobs:ann", "ms:inflight:ann"):
+        assert await client.pttl(key) > (86_400 + 600 - 60) * 1000, key

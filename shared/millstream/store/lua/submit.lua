@@ -62,9 +62,9 @@ redis.call('SET', BODY .. id, body, 'PX', life)
 redis.call('ZADD', inflight, now + life, id)
 local index = JOBS .. owner
 redis.call('ZADD', index, now, id)
-if mine % 64 == 0 then   -- now and then is enough
-  redis.call('PEXPIRE', inflight, 2 * life)
-  redis.call('PEXPIRE', index, 2 * keep)
+if redis.call('PTTL', inflight) < life then redis.call('PEXPIRE', inflight, 2 * life) end
+if redis.call('PTTL', index) < keep then redis.call('PEXPIRE', index, 2 * keep) end
+if redis.call('ZCARD', index) % 64 == 1 then   -- now and then is enough
   redis.call('ZREMRANGEBYSCORE', index, '-inf', now - 2 * keep)
   redis.call('ZREMRANGEBYRANK', index, 0, -10001)
 end
