@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from millstream.protocol.errors import Problem
 from millstream.store.limits import Limits
 from millstream.store.store import Claimed, LeaseLost, LogFull, Store
 from tests.integration.conftest import Client
@@ -269,6 +270,19 @@ async def test_a_job_that_is_handed_back_keeps_its_attempt_and_its_place(store: 
     assert await types(store, first.id) == ["queued", "started", "log", "started"]
 
 
+@pytest.mark.parametrize("end", [retry, hand_back])
+async def test_a_job_that_is_given_back_waits_in_its_own_lane_and_a_worker_is_woken_for_it(
+    store: Store, client: Client, end: Write
+) -> None:
+    await store.submit(a_job("j", queue="q", priority="high", max_attempts=2))
+    (job,) = await claim(store, queue="q")
+    await store.submit(a_job("other", queue="q"))
+    await client.delete("ms:bell:q")  # it was heard
+    await end(store, job)
+    assert await client.llen("ms:bell:q") == 1
+    assert [again.id for again in await claim(store, 1, queue="q")] == ["j"]
+
+
 async def test_a_heartbeat_says_what_was_lost_and_renews_only_what_is_owned(store: Store) -> None:
     good, cancelled = await running(store), await running(store)
     replaced = await running(store, lease_s=SHORT_S, max_attempts=2)
@@ -315,3 +329,19 @@ async def test_a_key_names_its_job_for_as_long_as_that_runs(store: Store, client
     await client.pexpire("ms:key:ann:k", 60_000)  # it has run for nearly a life
     assert await renew(store, "w", 30, job) == []
     assert await client.pttl("ms:key:ann:k") >= await client.pttl(f"ms:job:{job.id}"), "as the record"
+
+
+async def test_what_runs_for_long_is_in_flight_all_the_while(store: Store, client: Client) -> None:
+    job = await running(store, owner="ann")
+    await client.zadd("ms:inflight:ann", {job.id: 1})  # its life would have ended long ago
+    assert await renew(store, "w", 30, job) == []
+    await in_flight(store, "ann", 1)
+
+
+async def in_flight(store: Store, owner: str, count: int) -> None:
+    """So many jobs of the owner's count, and one more is one too many."""
+    small = await limited(store, owner_in_flight=count)
+    with pytest.raises(Problem) as caught:
+        await small.submit(a_job(owner=owner))
+    assert caught.value.slug == "too_many_in_flight"
+    await small.close()

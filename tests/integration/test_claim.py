@@ -222,6 +222,8 @@ async def test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log(store: Stor
     assert (job.attempt, job.max_attempts, job.retry) == (1, 5, False)
     assert [(event.job, event.type) for event in await events(store, name)] == [(name, "queued"), (name, "started")]
     assert (await snapshot(store, name)).owner is None
+    for key in (f"ms:job:{name}", f"ms:log:{name}"):
+        assert 86_000_000 < await client.pttl(key) <= 86_400_000, "a life, as for any other job"
 
 
 async def test_a_job_that_a_stock_worker_runs_is_left_alone_and_not_waited_for(store: Store, client: Client) -> None:

@@ -15,7 +15,10 @@ import redis.asyncio as redis
 
 from millstream.apikeys import new_key, write_keys
 from millstream.store import keys
-from tests.integration.conftest import ANALYSES, database
+from millstream.store.limits import Limits
+from millstream.store.store import Store
+from tests.integration.conftest import ANALYSES, Client, database
+from tests.integration.jobs import a_job
 from tests.integration.rpc import Rpc, rpc
 from tests.integration.web import ended, events, following, submit, web
 from tests.processes import Process, Processes, until
@@ -182,6 +185,15 @@ async def test_a_delayed_job_does_not_run_before_it_is_due(queue: Queue) -> None
         snapshot = await ended(bob, job)
         assert snapshot["status"] == "succeeded"
         assert ms(snapshot["started_at"]) - ms(snapshot["created_at"]) >= 500
+
+
+async def test_jobs_that_ran_out_of_life_hold_no_place_in_the_line(store: Store, client: Client) -> None:
+    fair = await Store(store.pipeline.url, name="fair", limits=Limits(fair_window=1)).open(10)
+    await client.zadd("ms:front:arq:queue:ann", {"dead": 1})
+    await fair.submit(a_job("alive", owner="ann"))
+    assert await client.zrange("arq:queue", 0, -1) == [b"alive"]
+    assert await client.zrange("ms:front:arq:queue:ann", 0, -1) == [b"alive"]
+    await fair.close()
 
 
 def ms(at: str) -> int:

@@ -97,6 +97,15 @@ async def test_a_queue_that_is_full_takes_no_job_and_other_lanes_still_do(store:
         await small.submit(a_job(queue="other"))
 
 
+async def test_jobs_that_wait_for_others_of_their_owner_count_in_the_depth_of_a_queue(store: Store) -> None:
+    async with limited(store, queue_depth=3, fair_window=1) as small:
+        for _ in range(3):
+            await small.submit(a_job(owner="ann"))
+        with pytest.raises(Problem) as caught:
+            await small.submit(a_job(owner="bob"))
+        assert caught.value.slug == "queue_full"
+
+
 async def test_a_job_that_ends_makes_room_in_a_full_queue(store: Store) -> None:
     async with limited(store, queue_depth=1) as small:
         job = await running(store)
@@ -154,6 +163,13 @@ async def test_an_answer_that_is_not_known_is_taken_for_no_other(store: Store, m
     monkeypatch.setattr(store, "run", odd)
     with pytest.raises(UnexpectedReply, match="paused"):
         await store.submit(a_job())
+
+
+async def test_a_delayed_job_lives_for_its_delay_and_a_life(store: Store, client: Client) -> None:
+    async with limited(store, life_s=2) as short:
+        await short.submit(a_job("j", delay_s=60))
+        for key in ("arq:job:j", "ms:job:j", "ms:log:j"):
+            assert await client.pttl(key) > 60_000, key
 
 
 async def one_after_another(store: Store, owner: str) -> set[bytes]:

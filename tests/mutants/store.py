@@ -2,9 +2,42 @@
 
 from tests.mutants import Mutant
 
-ATTEMPTS, SUBMIT = "tests/integration/test_attempts.py", "tests/integration/test_submit.py"
+ATTEMPTS, CLAIM = "tests/integration/test_attempts.py", "tests/integration/test_claim.py"
+SUBMIT, FAIRNESS = "tests/integration/test_submit.py", "tests/integration/test_fairness.py"
 
 STORE: list[Mutant] = [
+    Mutant(
+        "L26",
+        "a job that is given back keeps its queue and its priority",
+        "shared/millstream/store/lua/requeue.lua",
+        "'ZADD', job.lane,",
+        "'ZADD', QUEUE,",
+        f"{ATTEMPTS}::test_a_job_that_is_given_back_waits_in_its_own_lane_and_a_worker_is_woken_for_it",
+    ),
+    Mutant(
+        "L28",
+        "a job that is given back is handed over at once",
+        "shared/millstream/store/lua/requeue.lua",
+        "if delay < 500 then",
+        "if false then",
+        f"{ATTEMPTS}::test_a_job_that_is_given_back_waits_in_its_own_lane_and_a_worker_is_woken_for_it",
+    ),
+    Mutant(
+        "L24",
+        "a job that runs for longer than its life is still in flight",
+        "shared/millstream/store/lua/renew.lua",
+        "'XX', now + r[2], id)",
+        "'NX', now + r[2], id)",
+        f"{ATTEMPTS}::test_what_runs_for_long_is_in_flight_all_the_while",
+    ),
+    Mutant(
+        "L32",
+        "jobs at the back of the line count in the depth of their queue",
+        "shared/millstream/store/lua/submit.lua",
+        "depth = depth + redis.call('ZCARD', BACK .. lane)",
+        "depth = depth + 0",
+        f"{SUBMIT}::test_jobs_that_wait_for_others_of_their_owner_count_in_the_depth_of_a_queue",
+    ),
     Mutant(
         "L36",
         "the list of an owner's jobs is bounded",
@@ -20,6 +53,38 @@ STORE: list[Mutant] = [
         "index, '-inf', now - 2 * keep)",
         "index, '-inf', 0)",
         f"{SUBMIT}::test_the_list_of_an_owners_jobs_forgets_those_of_which_nothing_is_left",
+    ),
+    Mutant(
+        "L37",
+        "the delay of a job is not a part of its life",
+        "shared/millstream/store/lua/submit.lua",
+        "local life = ttl + delay",
+        "local life = ttl",
+        f"{SUBMIT}::test_a_delayed_job_lives_for_its_delay_and_a_life",
+    ),
+    Mutant(
+        "L39",
+        "a job that ran out of life holds no place in the line",
+        "shared/millstream/store/lua/prelude.lua",
+        "redis.call('ZREMRANGEBYSCORE', front, '-inf', now)",
+        "",
+        f"{FAIRNESS}::test_jobs_that_ran_out_of_life_hold_no_place_in_the_line",
+    ),
+    Mutant(
+        "L15",
+        "the log of a job that stock arq enqueued has a time to live",
+        "shared/millstream/store/lua/claim.lua",
+        "redis.call('PEXPIRE', LOG .. id, ttl)",
+        "",
+        f"{CLAIM}::test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log",
+    ),
+    Mutant(
+        "L15b",
+        "the record of a job that stock arq enqueued has a time to live",
+        "shared/millstream/store/lua/claim.lua",
+        "redis.call('PEXPIRE', JOB .. id, ttl)",
+        "",
+        f"{CLAIM}::test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log",
     ),
     Mutant(
         "L36c",
