@@ -4,6 +4,7 @@ from tests.mutants import Mutant
 
 ATTEMPTS, CLAIM = "tests/integration/test_attempts.py", "tests/integration/test_claim.py"
 SUBMIT, FAIRNESS = "tests/integration/test_submit.py", "tests/integration/test_fairness.py"
+RATES = "tests/integration/test_rates.py"
 
 STORE: list[Mutant] = [
     Mutant(
@@ -117,5 +118,45 @@ STORE: list[Mutant] = [
         "if r[4] then",
         "if false then",
         f"{ATTEMPTS}::test_a_key_names_its_job_for_as_long_as_that_runs",
+    ),
+    Mutant(
+        "L33",
+        "what an owner may submit comes back with time",
+        "shared/millstream/store/lua/submit.lua",
+        "* rate / 1000)",
+        "* 0)",
+        f"{RATES}::test_what_an_owner_may_submit_comes_back_with_time_and_never_exceeds_the_burst",
+    ),
+    Mutant(
+        "L34",
+        "an owner may never submit more than the burst at once",
+        "shared/millstream/store/lua/submit.lua",
+        "tokens = math.min(burst, (",
+        "tokens = math.max(0, (",
+        f"{RATES}::test_what_an_owner_may_submit_comes_back_with_time_and_never_exceeds_the_burst",
+    ),
+    Mutant(
+        "L34b",
+        "what an owner has submitted is remembered until it has come back",
+        "shared/millstream/store/lua/submit.lua",
+        "math.ceil(burst * 1000 / rate) + 1000)",
+        "1000)",
+        f"{RATES}::test_what_was_submitted_is_remembered_until_all_of_it_has_come_back",
+    ),
+    Mutant(
+        "L34c",
+        "a clock that is set back costs no submissions",
+        "shared/millstream/store/lua/submit.lua",
+        "math.max(0, now - (bucket[2] or now))",
+        "(now - (bucket[2] or now))",
+        f"{RATES}::test_a_clock_that_is_set_back_costs_no_submissions",
+    ),
+    Mutant(
+        "L34d",
+        "who submits too fast is told how long to wait",
+        "shared/millstream/store/lua/submit.lua",
+        "(1 - tokens) * 1000 / rate",
+        "1000 / rate",
+        f"{RATES}::test_a_refused_submit_is_told_when_there_is_room_again",
     ),
 ]
