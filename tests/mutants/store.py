@@ -4,7 +4,7 @@ from tests.mutants import Mutant
 
 ATTEMPTS, CLAIM = "tests/integration/test_attempts.py", "tests/integration/test_claim.py"
 SUBMIT, FAIRNESS = "tests/integration/test_submit.py", "tests/integration/test_fairness.py"
-RATES = "tests/integration/test_rates.py"
+RATES, RECONNECTING = "tests/integration/test_rates.py", "tests/integration/test_reconnecting.py"
 
 STORE: list[Mutant] = [
     Mutant(
@@ -158,5 +158,53 @@ STORE: list[Mutant] = [
         "(1 - tokens) * 1000 / rate",
         "1000 / rate",
         f"{RATES}::test_a_refused_submit_is_told_when_there_is_room_again",
+    ),
+    Mutant(
+        "P01",
+        "a store that is away is tried again once a second at least",
+        "shared/millstream/store/pipeline.py",
+        "min(1.0, 0.02 * 2",
+        "max(0.0, 0.02 * 2",
+        f"{RECONNECTING}::test_a_store_that_is_away_is_tried_again_soon_and_then_about_once_a_second_for_however_long",
+    ),
+    Mutant(
+        "P01b",
+        "a store that is away for a quarter of an hour is still tried again",
+        "shared/millstream/store/pipeline.py",
+        "2 ** min(failures, 6)",
+        "2**failures",
+        f"{RECONNECTING}::test_a_store_that_is_away_is_tried_again_soon_and_then_about_once_a_second_for_however_long",
+    ),
+    Mutant(
+        "P01c",
+        "processes that lost the store together do not come back in step",
+        "shared/millstream/store/pipeline.py",
+        "random.uniform(0.5, 1)",
+        "1",
+        f"{RECONNECTING}::test_a_store_that_is_away_is_tried_again_soon_and_then_about_once_a_second_for_however_long",
+    ),
+    Mutant(
+        "P01d",
+        "a store that is away is not hammered",
+        "shared/millstream/store/pipeline.py",
+        "2 ** min(failures, 6)",
+        "2",
+        f"{RECONNECTING}::test_a_store_that_is_away_is_tried_again_soon_and_then_about_once_a_second_for_however_long",
+    ),
+    Mutant(
+        "P01e",
+        "a store that came back counts as new",
+        "shared/millstream/store/pipeline.py",
+        "failures = 0\n                self",
+        "pass\n                self",
+        f"{RECONNECTING}::test_after_an_outage_the_next_one_is_met_as_quickly_as_the_first",
+    ),
+    Mutant(
+        "P02",
+        "a client comes back to a server that was away for half an hour",
+        "shared/millstream/client/client.py",
+        "1.5 ** min(n, 10)",
+        "1.5**n",
+        f"{RECONNECTING}::test_a_client_comes_back_to_a_server_that_was_away_for_long",
     ),
 ]
