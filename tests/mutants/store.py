@@ -5,6 +5,8 @@ from tests.mutants import Mutant
 ATTEMPTS, CLAIM = "tests/integration/test_attempts.py", "tests/integration/test_claim.py"
 SUBMIT, FAIRNESS = "tests/integration/test_submit.py", "tests/integration/test_fairness.py"
 RATES, RECONNECTING = "tests/integration/test_rates.py", "tests/integration/test_reconnecting.py"
+DOUBTS, PIPELINE = "tests/integration/test_doubts.py", "tests/integration/test_pipeline.py"
+AWAY = "tests/integration/test_store_away.py"
 
 STORE: list[Mutant] = [
     Mutant(
@@ -206,5 +208,93 @@ STORE: list[Mutant] = [
         "1.5 ** min(n, 10)",
         "1.5**n",
         f"{RECONNECTING}::test_a_client_comes_back_to_a_server_that_was_away_for_long",
+    ),
+    Mutant(
+        "S01",
+        "a store that may throw jobs away is doubted",
+        "shared/millstream/store/store.py",
+        'b"noeviction") != b"noeviction"',
+        'b"noeviction") == b"volatile-lru"',
+        f"{DOUBTS}::test_a_store_that_keeps_everything_is_not_doubted_and_each_setting_that_may_lose_jobs_is",
+    ),
+    Mutant(
+        "S01b",
+        "a store without AOF is doubted",
+        "shared/millstream/store/store.py",
+        'b"yes") != b"yes"',
+        'b"yes") != b"no"',
+        f"{DOUBTS}::test_a_store_that_keeps_everything_is_not_doubted_and_each_setting_that_may_lose_jobs_is",
+    ),
+    Mutant(
+        "S01c",
+        "a store that does not tell its settings is used all the same",
+        "shared/millstream/store/store.py",
+        "except (hiredis.ReplyError, StoreUnavailable):\n            return []",
+        "except StoreUnavailable:\n            return []",
+        f"{DOUBTS}::test_a_store_that_does_not_tell_its_settings_is_used_all_the_same",
+    ),
+    Mutant(
+        "S01d",
+        "an API tells of its doubts",
+        "api/millstream_api/app.py",
+        "in await store.durability_warnings():",
+        "in ():",
+        f"{DOUBTS}::test_an_api_and_a_worker_tell_of_their_doubts_when_they_start",
+    ),
+    Mutant(
+        "S01e",
+        "a worker tells of its doubts",
+        "worker/millstream_worker/app.py",
+        "in await store.durability_warnings():",
+        "in ():",
+        f"{DOUBTS}::test_an_api_and_a_worker_tell_of_their_doubts_when_they_start",
+    ),
+    Mutant(
+        "S02",
+        "a store that may not be written to for a moment is waited for",
+        "shared/millstream/store/store.py",
+        '("LOADING", "READONLY", "MASTERDOWN")',
+        '("LOADING", "MASTERDOWN")',
+        f"{PIPELINE}::test_a_store_that_may_not_be_written_to_for_a_moment_is_waited_for",
+    ),
+    Mutant(
+        "S03",
+        "a call waits for as long as it may, and no longer",
+        "shared/millstream/store/store.py",
+        "self.patience_s if patience_s is None else patience_s",
+        "self.patience_s",
+        f"{PIPELINE}::test_a_store_that_is_down_is_waited_for_and_then_said_to_be_unavailable",
+    ),
+    Mutant(
+        "S10",
+        "GET /jobs answers 503 while the store is away",
+        "api/millstream_api/jobs/commands.py",
+        'no such job"}]) from None\n        except StoreUnavailable:',
+        'no such job"}]) from None\n        except ZeroDivisionError:',
+        f"{AWAY}::test_http_answers_503_to_all_that_needs_the_store_and_goes_on_when_it_is_back",
+    ),
+    Mutant(
+        "S11",
+        "GET /queues answers 503 while the store is away",
+        "api/millstream_api/jobs/commands.py",
+        "lanes = await self.store.queues(names)\n        except StoreUnavailable:",
+        "lanes = await self.store.queues(names)\n        except ZeroDivisionError:",
+        f"{AWAY}::test_http_answers_503_to_all_that_needs_the_store_and_goes_on_when_it_is_back",
+    ),
+    Mutant(
+        "S12",
+        "job.attach says so while the store is away",
+        "api/millstream_api/jobs/commands.py",
+        "terminal_only=terminal_only, limit=0\n            )\n        except StoreUnavailable:",
+        "terminal_only=terminal_only, limit=0\n            )\n        except ZeroDivisionError:",
+        f"{AWAY}::test_the_socket_says_so_for_each_method_and_stays_open",
+    ),
+    Mutant(
+        "S13",
+        "job.cancel says so while the store is away",
+        "api/millstream_api/jobs/commands.py",
+        "request.reason)\n        except StoreUnavailable:",
+        "request.reason)\n        except ZeroDivisionError:",
+        f"{AWAY}::test_the_socket_says_so_for_each_method_and_stays_open",
     ),
 ]
