@@ -225,9 +225,11 @@ async def test_the_end_leaves_the_queue_and_gives_what_is_kept_a_time_to_live(
 ) -> None:
     kept = await limited(store, keep_s=50)
     job = await running(store, owner="ann", key="k", fingerprint="f")
+    await client.set(f"arq:retry:{job.id}", 1)  # by a stock worker that had it before
     await end(kept, job)
     assert await client.zcard("arq:queue") == 0
-    assert await client.exists(f"arq:job:{job.id}", f"arq:in-progress:{job.id}", "ms:inflight:ann") == 0
+    for key in (f"arq:job:{job.id}", f"arq:in-progress:{job.id}", f"arq:retry:{job.id}", "ms:inflight:ann"):
+        assert not await client.exists(key), key
     for key in (f"ms:job:{job.id}", f"ms:log:{job.id}", "ms:key:ann:k"):
         assert 40 < await client.ttl(key) <= 50
     assert (await snapshot(store, job.id)).finished_at is not None

@@ -7,7 +7,7 @@ import pytest
 
 from millstream.protocol.jobs import PRIORITIES
 from millstream.store.limits import Limits
-from millstream.store.store import Store
+from millstream.store.store import LeaseLost, Store
 from tests.integration.conftest import Client, database
 from tests.integration.jobs import (
     SHORT_S,
@@ -15,6 +15,7 @@ from tests.integration.jobs import (
     claim,
     claimed_again,
     events,
+    everything,
     lease_runs_out,
     milliseconds,
     next_millisecond,
@@ -86,6 +87,17 @@ async def test_a_delayed_job_is_claimed_when_it_is_due_and_a_worker_knows_when_t
     assert seconds[1] - seconds[0] >= wait - 0.005
 
 
+async def test_a_worker_knows_when_the_first_job_of_any_lane_is_due(store: Store) -> None:
+    for priority, delay_s in (("high", 300), ("default", 100), ("low", 200)):
+        await store.submit(a_job(priority=priority, delay_s=delay_s))
+    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
+    assert (jobs, wait is not None and 0 < wait <= 100) == ([], True)
+
+
+async def test_a_timeout_however_short_is_one(store: Store) -> None:
+    assert (await running(store, timeout_s=0.0001)).timeout_s > 0
+
+
 async def test_a_job_that_this_worker_does_not_know_is_left_to_others_and_not_waited_for(store: Store) -> None:
     await store.submit(a_job("strange", analysis="b"))
     await store.submit(a_job("mine", priority="low"))
@@ -126,6 +138,32 @@ async def test_a_job_whose_lease_ran_out_is_run_again(store: Store) -> None:
     assert await types(store, first.id) == ["queued", "started", "retrying", "started"]
     lost = json.loads((await events(store, first.id))[2].data)
     assert (lost["error"]["code"], lost["attempt"]) == ("worker_lost", 1)
+
+
+async def test_a_job_keeps_the_time_at_which_it_was_first_started(store: Store) -> None:
+    job = await running(store, max_attempts=2)
+    first = (await snapshot(store, job.id)).started_at
+    await next_millisecond(store)
+    await store.retry(job, {"code": "analysis_error", "message": "no"}, 0)
+    await claimed_again(store, job.id)
+    assert (await snapshot(store, job.id)).started_at == first
+
+
+async def test_an_attempt_that_the_store_has_forgotten_is_told_from_the_one_that_takes_its_place(
+    store: Store, client: Client
+) -> None:
+    """As when the store came back from a crash without its last second."""
+    await store.submit(a_job("j"))
+    before = await everything(store)
+    (forgotten,) = await claim(store)
+    await client.flushdb()
+    for key, value in before.items():
+        await client.restore(key, 0, value)
+    await next_millisecond(store)
+    (again,) = await claim(store)
+    with pytest.raises(LeaseLost):
+        await store.append(forgotten, 1, [("chunk", b"1")])
+    assert forgotten.token != again.token
 
 
 async def test_a_job_whose_last_attempt_is_lost_fails_without_any_worker_asking_for_it(store: Store) -> None:
@@ -224,6 +262,14 @@ async def test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log(store: Stor
     assert (await snapshot(store, name)).owner is None
     for key in (f"ms:job:{name}", f"ms:log:{name}"):
         assert 86_000_000 < await client.pttl(key) <= 86_400_000, "a life, as for any other job"
+
+
+async def test_what_a_stock_client_is_told_of_a_cancelled_job_goes_away_by_itself(store: Store, client: Client) -> None:
+    await client.set("arq:job:x", b'{"t":null,"f":"a","a":[1],"k":{},"et":1}', ex=100)
+    await client.zadd("arq:queue", {"x": 1})
+    await claim(store)
+    await store.cancel("x", "", None)
+    assert 0 < await client.ttl("arq:result:x") <= 3600
 
 
 async def test_a_job_that_a_stock_worker_runs_is_left_alone_and_not_waited_for(store: Store, client: Client) -> None:
