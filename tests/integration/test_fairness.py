@@ -18,7 +18,7 @@ from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.store import Store
 from tests.integration.conftest import ANALYSES, Client, database
-from tests.integration.jobs import a_job
+from tests.integration.jobs import a_job, claim
 from tests.integration.rpc import Rpc, rpc
 from tests.integration.web import ended, events, following, submit, web
 from tests.processes import Process, Processes, until
@@ -187,13 +187,34 @@ async def test_a_delayed_job_does_not_run_before_it_is_due(queue: Queue) -> None
         assert ms(snapshot["started_at"]) - ms(snapshot["created_at"]) >= 500
 
 
-async def test_jobs_that_ran_out_of_life_hold_no_place_in_the_line(store: Store, client: Client) -> None:
+@pytest.fixture
+async def fair(store: Store) -> AsyncIterator[Store]:
+    """The store, where one job of an owner may wait in a lane."""
     fair = await Store(store.pipeline.url, name="fair", limits=Limits(fair_window=1)).open(10)
+    yield fair
+    await fair.close()
+
+
+async def test_jobs_that_ran_out_of_life_hold_no_place_in_the_line(fair: Store, client: Client) -> None:
     await client.zadd("ms:front:arq:queue:ann", {"dead": 1})
     await fair.submit(a_job("alive", owner="ann"))
     assert await client.zrange("arq:queue", 0, -1) == [b"alive"]
     assert await client.zrange("ms:front:arq:queue:ann", 0, -1) == [b"alive"]
-    await fair.close()
+
+
+async def test_the_next_that_still_lives_moves_up_past_those_that_do_not(fair: Store, client: Client) -> None:
+    for name in ("first", "dead", "dead too", "last"):
+        await fair.submit(a_job(name, owner="ann"))
+    await client.delete("ms:job:dead", "ms:job:dead too")
+    await fair.cancel("first", "ann", None)
+    assert [job.id for job in await claim(fair)] == ["last"]
+    assert not await client.exists("ms:job:dead", "ms:job:dead too", "ms:back:arq:queue")
+
+
+async def test_jobs_at_the_back_of_the_line_are_told_of_as_waiting(fair: Store) -> None:
+    for _ in range(3):
+        await fair.submit(a_job(owner="ann"))
+    assert [lane.due for lane in (await fair.queues(["default"]))["default"]] == [0, 3, 0]
 
 
 def ms(at: str) -> int:

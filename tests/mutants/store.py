@@ -345,4 +345,20 @@ STORE: list[Mutant] = [
         "LEASE .. job.id)",
         f"{ATTEMPTS}::test_the_end_leaves_the_queue_and_gives_what_is_kept_a_time_to_live",
     ),
+    Mutant(
+        "L47",
+        "behind jobs that ran out of life the next one moves up",
+        "shared/millstream/store/lua/prelude.lua",
+        "  until life\n",
+        "  until true\n  if not life then return end\n",
+        f"{FAIRNESS}::test_the_next_that_still_lives_moves_up_past_those_that_do_not",
+    ),
+    Mutant(
+        "L48",
+        "jobs at the back of the line are told of as waiting",
+        "shared/millstream/store/lua/queues.lua",
+        " + redis.call('ZCARD', BACK .. lane)",
+        "",
+        f"{FAIRNESS}::test_jobs_at_the_back_of_the_line_are_told_of_as_waiting",
+    ),
 ]

@@ -92,12 +92,14 @@ local function leave_line(job)
   if job.turn ~= 'front' then return end
   redis.call('ZREM', FRONT .. job.lane .. ':' .. job.owner, job.id)
   local back = BACK .. job.lane
-  local member = redis.call('ZRANGEBYLEX', back, '[' .. job.owner .. '\n', '(' .. job.owner .. '\n\255', 'LIMIT', 0, 1)[1]
-  if not member then return end
-  redis.call('ZREM', back, member)
-  local id = string.match(member, '^[^\n]*\n%d+\n(.*)$')
-  local life = redis.call('HGET', JOB .. id, 'life')
-  if not life then return end   -- it ran out of life
+  local id, life
+  repeat   -- those that ran out of life are passed over
+    local member = redis.call('ZRANGEBYLEX', back, '[' .. job.owner .. '\n', '(' .. job.owner .. '\n\255', 'LIMIT', 0, 1)[1]
+    if not member then return end
+    redis.call('ZREM', back, member)
+    id = string.match(member, '^[^\n]*\n%d+\n(.*)$')
+    life = redis.call('HGET', JOB .. id, 'life')
+  until life
   redis.call('HSET', JOB .. id, 'turn', 'front')
   join_front(job.lane, job.owner, id, life)
   redis.call('ZADD', job.lane, exact + moved, id)
