@@ -234,6 +234,16 @@ async def test_the_snapshot_tells_the_result_or_the_error(store: Store) -> None:
     assert (found.status, found.result, found.error) == ("failed", None, {"code": "timeout", "message": "slow"})
 
 
+async def test_a_page_of_an_owners_jobs_is_bounded_by_its_bytes_give_or_take_one_job(store: Store) -> None:
+    for _ in range(5):
+        job = await running(store, owner="ann")
+        await store.finish(job, "succeeded", b'{"result":"%b"}' % (b"x" * 2000))
+    page = await store.jobs("ann", status="", analysis="", limit=50, after="", limit_bytes=4000)
+    assert len(page) == 2
+    rest = await store.jobs("ann", status="", analysis="", limit=50, after=page[-1].job, limit_bytes=1_000_000)
+    assert len({job.job for job in (*page, *rest)}) == 5
+
+
 async def test_positions_tell_the_last_seq_and_the_status_of_each_job(store: Store) -> None:
     job = await written(store, 3)
     await store.submit(a_job("waits"))

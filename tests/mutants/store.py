@@ -6,7 +6,7 @@ ATTEMPTS, CLAIM = "tests/integration/test_attempts.py", "tests/integration/test_
 SUBMIT, FAIRNESS = "tests/integration/test_submit.py", "tests/integration/test_fairness.py"
 RATES, RECONNECTING = "tests/integration/test_rates.py", "tests/integration/test_reconnecting.py"
 DOUBTS, PIPELINE = "tests/integration/test_doubts.py", "tests/integration/test_pipeline.py"
-AWAY = "tests/integration/test_store_away.py"
+AWAY, ATTACH = "tests/integration/test_store_away.py", "tests/integration/test_attach.py"
 
 STORE: list[Mutant] = [
     Mutant(
@@ -360,5 +360,13 @@ STORE: list[Mutant] = [
         " + redis.call('ZCARD', BACK .. lane)",
         "",
         f"{FAIRNESS}::test_jobs_at_the_back_of_the_line_are_told_of_as_waiting",
+    ),
+    Mutant(
+        "L49",
+        "a page of an owner's jobs is bounded by its bytes",
+        "shared/millstream/store/lua/jobs.lua",
+        "or budget <= 0 then break",
+        "then break",
+        f"{ATTACH}::test_a_page_of_an_owners_jobs_is_bounded_by_its_bytes_give_or_take_one_job",
     ),
 ]
