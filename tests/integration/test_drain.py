@@ -10,8 +10,12 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from millstream_api.jobs.hub import State
 from tests.integration.conftest import Stack
+from tests.integration.jobs import a_job
 from tests.integration.rpc import Refused, plain, rpc
+from tests.integration.web import JSONL, SSE, following, problem, submit, web
+from tests.integration.within import within
 from tests.processes import Processes, until
 
 
@@ -90,6 +94,14 @@ async def test_while_the_store_is_away_requests_fail_in_words_and_afterwards_all
             ready = await http.get("/readyz")
             assert (ready.status_code, ready.json()["type"]) == (503, "/problems/store_unavailable")
             assert (await http.get("/healthz")).status_code == 200
+            body = {"analysis": "process", "params": {"text": "x"}}
+            for answer in await asyncio.gather(
+                http.post("/jobs", json=body), http.post("/jobs", json=body, headers={"Accept": SSE}),
+                http.get("/jobs"), http.get(f"/jobs/{job}"), http.get(f"/jobs/{job}/events"),
+                http.get(f"/jobs/{job}/result"), http.delete(f"/jobs/{job}"), http.get("/workers"), http.get("/queues"),
+            ):  # fmt: skip
+                problem(answer, "store_unavailable")
+                assert answer.headers["retry-after"] == "1"
 
             await store.start()
             await processes.answers(api)
@@ -98,6 +110,50 @@ async def test_while_the_store_is_away_requests_fail_in_words_and_afterwards_all
             assert await simple.recv() == "Processed data: hello"
         assert worker.running is not None
         assert worker.running.returncode is None, "the worker lived through it"
+
+
+async def test_while_the_store_is_away_readers_that_are_behind_hold_up_no_answer(own_processes: Processes) -> None:
+    store = await own_processes.store()
+    async with within(store, store_patience_s=3600) as here, rpc(here.api) as client:
+        job = a_job()
+        await here.commands.store.submit(job)
+        await client.call("job.attach", job=job.id)
+        await client.seen(job.id, 1)
+        store.signal(signal.SIGTERM)  # with all that it was given: a kill may lose the last second
+        await store.ended()
+        here.commands.relay.hub.resync()
+        for _ in range(3):
+            assert await client.call("ping") == {}
+        assert [follower.state for follower in here.followers] == [State.BEHIND]
+        await store.start()
+
+        async def caught_up() -> bool:
+            return [follower.state for follower in here.followers] == [State.LIVE]
+
+        await until(caught_up, what="the log to be read when the store is back")
+
+
+async def test_streams_of_events_end_in_order_when_the_server_does_and_say_when_to_come_back(
+    stack: Stack, own_processes: Processes
+) -> None:
+    api = await own_processes.api(stack.store, MILLSTREAM_RECONNECT_MS="1000000")
+    async with web(stack.api) as elsewhere, web(api) as http:
+        job = await submit(elsewhere, "hold")
+        streams = [following(http, job, accept) for accept in (SSE, SSE, SSE, JSONL)]
+        async with streams[0] as first, streams[1] as second, streams[2] as third, streams[3] as lines:
+            for stream in (first, second, third):
+                while not (await stream.next()).startswith("event: log"):
+                    pass
+            await lines.until("log")
+            api.signal(signal.SIGTERM)
+            rests = [[line async for line in stream.lines if line] for stream in (first, second, third, lines)]
+        assert rests.pop() == [], "JSON Lines have no word for it"
+        assert not [line for rest in rests for line in rest if line.startswith("event: ")]
+        waits = [rest[-1].partition(": ") for rest in rests]
+        assert {name for name, _, _ in waits} == {"retry"}
+        assert all(0 <= int(wait) <= 1_000_000 for _, _, wait in waits)
+        assert len({wait for _, _, wait in waits}) > 1, "not all at the same time"
+        await elsewhere.delete(f"/jobs/{job}")
 
 
 async def test_a_drain_ends_what_follows_a_file_and_takes_no_longer_than_it_may(

@@ -1,6 +1,7 @@
 """Jobs over HTTP: submit, wait, look, cancel, list; analyses, workers and queues."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import pytest_asyncio
+import redis.asyncio as redis
 
 from millstream.apikeys import new_key, write_keys
 from tests.integration.conftest import ANALYSES, Stack, database
 from tests.integration.web import JSONL, SSE, ended, following, pointers, problem, submit, web
+from tests.integration.within import within
 from tests.processes import Process, Processes, until
 
 
@@ -45,12 +48,24 @@ async def test_without_a_rate_limit_there_is_no_ratelimit_header(http: httpx.Asy
     assert not {"ratelimit", "ratelimit-policy"} & set((await http.post("/jobs", json=PROCESS)).headers)
 
 
-async def test_a_job_has_the_options_that_the_socket_knows_too(http: httpx.AsyncClient) -> None:
-    options = {"timeout_s": 5, "max_attempts": 2, "priority": "low", "delay_s": 60, "events": "terminal"}
-    job = await submit(http, "flaky", {"good_from": 2}, **options, on_disconnect="continue")
+async def test_a_job_has_the_options_that_the_socket_knows_too(http: httpx.AsyncClient, stack: Stack) -> None:
+    options = {"timeout_s": 5, "max_attempts": 2, "priority": "low", "delay_s": 60}
+    job = await submit(http, "flaky", {"good_from": 2}, **options)
     snapshot = (await http.get(f"/jobs/{job}")).json()
     assert (snapshot["status"], snapshot["max_attempts"]) == ("queued", 2)
+    async with redis.Redis.from_url(stack.store.url) as client:
+        assert await client.hmget(f"ms:job:{job}", "timeout", "retry") == [b"5000", b"1"]
+        due_ms = await client.zscore("arq:queue:low", job)
+        first_ms = int(snapshot["cursor"].partition("-")[2])
+    assert due_ms is not None, "it is among those of low priority"
+    assert 60_000 <= due_ms - first_ms < 60_001
     assert (await http.delete(f"/jobs/{job}")).json()["status"] == "cancelled"
+
+
+async def test_a_stream_of_a_submit_may_be_of_the_last_event_only(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/jobs", json={**PROCESS, "events": "terminal"}, headers={"Accept": JSONL})
+    (event,) = map(json.loads, answer.text.splitlines())
+    assert (event["type"], event["data"]["result"]) == ("succeeded", "Processed data: hello")
 
 
 # Idempotency.
@@ -81,6 +96,7 @@ async def test_a_key_used_for_another_request_is_a_conflict(http: httpx.AsyncCli
     await http.post("/jobs", json=PROCESS, headers=headers)
     other: list[dict[str, Any]] = [
         {**PROCESS, "params": {"text": "other"}}, {**PROCESS, "priority": "high"}, {**PROCESS, "timeout_s": 9},
+        {**PROCESS, "delay_s": 9}, {**PROCESS, "max_attempts": 2}, {**PROCESS, "analysis": "measure"},
     ]  # fmt: skip
     for body in other:
         problem(await http.post("/jobs", json=body, headers=headers), "idempotency_conflict")
@@ -140,6 +156,13 @@ async def test_prefer_wait_answers_202_when_the_job_does_not_end_in_time(http: h
     assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=1")
     assert answer.json()["status"] in ("queued", "running")
     assert (await http.delete(f"/jobs/{answer.json()['job']}")).status_code == 202
+
+
+async def test_prefer_wait_is_honoured_for_as_long_as_the_server_allows(stack: Stack) -> None:
+    async with within(stack.store, wait_s=0.2) as here, web(here.api) as http:
+        answer = await http.post("/jobs", json={"analysis": "hold"}, headers={"Prefer": "wait=60"})
+        assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=0")
+        await http.delete(answer.headers["location"])
 
 
 async def test_prefer_wait_with_a_key_of_an_ended_job_answers_with_it(http: httpx.AsyncClient) -> None:

@@ -10,7 +10,11 @@ import httpx
 import pytest
 import redis.asyncio as redis
 
+from millstream.store.store import Store
+from millstream_api import streams
+from millstream_api.jobs.hub import State
 from tests.integration.conftest import Stack
+from tests.integration.jobs import running
 from tests.integration.web import (
     JSONL,
     NDJSON,
@@ -24,7 +28,8 @@ from tests.integration.web import (
     submit,
     web,
 )  # fmt: skip
-from tests.processes import until
+from tests.integration.within import within
+from tests.processes import Process, until
 
 REPORT: dict[str, Any] = {"analysis": "report", "params": {"count": 25}}
 
@@ -249,6 +254,49 @@ async def test_a_client_that_leaves_its_stream_changes_nothing_for_the_job(http:
     found = await events(http, job)
     assert [event["seq"] for event in found] == list(range(1, len(found) + 1))
     assert found[-1]["type"] == "succeeded"
+
+
+async def test_a_quiet_stream_of_server_sent_events_is_kept_open_by_comments(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_S", 0.02)
+    async with within(stack.store) as here, web(here.api) as http:
+        job = await submit(http, "process", {"text": "x"}, delay_s=60)
+        async with following(http, job, SSE) as stream:
+            for _ in range(3):
+                while not (await stream.next()).startswith(":"):
+                    pass
+            await http.delete(f"/jobs/{job}")
+            rest = [line async for line in stream.lines if line.startswith("event: ")]
+            assert rest == ["event: cancelled"]
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"reader_events": 4, "reader_bytes": 2**40}, {"reader_events": 2**20, "reader_bytes": 200_000}], ids=str
+)
+async def test_for_a_stream_that_is_read_slowly_only_so_much_is_held_and_it_misses_nothing(
+    valkey: Process, store: Store, bounds: dict[str, int]
+) -> None:
+    job = await running(store)
+    async with within(valkey, **bounds) as here, web(here.api) as http, following(http, job.id) as stream:
+        await stream.until("started")
+        (follower,) = here.followers
+
+        async def live() -> bool:
+            return follower.state is State.LIVE
+
+        await until(live, what="the stream to have all that there is")
+        count = 0
+        for count in range(1, 500):
+            await store.append(job, count, [("chunk", b'"%0*d"' % (100_000, count))])
+            if follower.state is not State.LIVE:
+                break
+        assert follower.state is State.BEHIND, "so much is not held for a reader"
+        await store.finish(job, "succeeded", b'{"result":null,"elapsed_s":1.0}', events=count)
+        rest = [json.loads(line) async for line in stream.lines]
+        assert [event["seq"] for event in rest] == list(range(3, count + 4))
+        assert [int(event["data"][-4:]) for event in rest[:-1]] == list(range(1, count + 1))
+        assert rest[-1]["type"] == "succeeded"
 
 
 @pytest.mark.parametrize("wanted", [{"Accept": SSE}, {"Accept": JSONL}, {"Prefer": "wait=20"}], ids=str)

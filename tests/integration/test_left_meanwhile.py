@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from millstream.protocol.jobs import Status
+from millstream.store.store import Store
+from millstream_api.jobs.hub import State
 from tests.integration.conftest import Stack
+from tests.integration.jobs import running
 from tests.integration.rpc import Refused, plain, rpc
 from tests.integration.web import JSONL, SSE, following, problem, submit, web
-from tests.integration.within import Held, Within, hold_reply, within
-from tests.processes import until
+from tests.integration.within import Held, Within, hold_call, hold_reply, within
+from tests.processes import Process, until
 
 NOBODY = "0" * 32
 
@@ -103,6 +106,30 @@ async def test_a_job_is_followed_only_as_long_as_its_stream_is_read_or_its_end_w
         end = (await http.delete(f"/jobs/{job}")).json()["cursor"]
         assert (await http.get(f"/jobs/{job}/events", params={"after": end})).status_code == 204
         assert here.followers == [], "after the end was read before"
+
+
+async def test_a_reader_that_comes_back_before_the_store_heard_that_it_had_left_misses_nothing(
+    valkey: Process, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await running(store)
+    async with within(valkey, check_s=3600) as here, rpc(here.api) as client:
+        await client.call("job.attach", job=job.id)
+        await client.until(job.id, "started")
+        held = hold_call(monkeypatch, here.commands.store, "detach")
+        await client.call("job.detach", job=job.id)
+        await held.came.wait()
+        await client.call("job.attach", job=job.id)
+        await client.until(job.id, "started", times=2)
+        (follower,) = here.followers
+
+        async def live() -> bool:
+            return follower.state is State.LIVE
+
+        await until(live, what="the log to be read")
+        held.release.set()
+        await held.returned.wait()
+        await store.append(job, 1, [("chunk", b"1")])
+        assert (await client.until(job.id, "chunk"))["data"] == 1
 
 
 async def test_a_plain_client_that_leaves_while_its_frame_waits_for_room_is_waited_for_no_longer(stack: Stack) -> None:

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import signal
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from millstream.protocol.errors import PROBLEM_TYPES
 from tests.integration.conftest import Stack
-from tests.integration.rpc import Frame, Refused, Rpc
+from tests.integration.rpc import Frame, Refused, Rpc, rpc
+from tests.integration.within import within
 from tests.processes import until
 
 NOBODY = "0" * 32
@@ -72,10 +75,19 @@ async def test_the_reply_to_submit_comes_before_the_first_event_however_many_the
     assert all(client_rpc.events(job)[0]["seq"] == 2 for job in jobs)
 
 
-async def test_jobs_of_one_socket_are_spread_over_the_workers(client_rpc: Rpc, stack: Stack) -> None:
-    jobs = await asyncio.gather(*(client_rpc.submit("nap", {"text": "0.2"}) for _ in range(150)))
-    names = {(await client_rpc.end(job))[0]["data"]["worker"] for job in jobs}
-    assert names == {worker.url for worker in stack.workers}
+async def test_a_burst_is_shared_out_among_the_workers(client_rpc: Rpc, stack: Stack) -> None:
+    async def shared() -> bool:
+        for worker in stack.workers:
+            worker.signal(signal.SIGSTOP)
+        try:
+            jobs = await asyncio.gather(*(client_rpc.submit("process", {"text": "x"}) for _ in range(64)))
+        finally:
+            for worker in stack.workers:
+                worker.signal(signal.SIGCONT)
+        names = {(await client_rpc.end(job))[0]["data"]["worker"] for job in jobs}
+        return names == {worker.url for worker in stack.workers}
+
+    await until(shared, what="each worker to have a part of a burst that one could have taken")
 
 
 async def test_get_shows_the_job_as_it_stands(client_rpc: Rpc) -> None:
@@ -240,6 +252,24 @@ async def test_a_cursor_that_is_none_is_refused(client_rpc: Rpc) -> None:
     job = await client_rpc.submit("process", {"text": "x"})
     error = await refused(client_rpc, "job.attach", job=job, after="yesterday")
     assert (error.code, error.data["errors"][0]["pointer"]) == (-32602, "/after")
+
+
+async def test_an_error_of_the_server_is_answered_as_one_and_logged_and_the_socket_goes_on(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise ZeroDivisionError("a secret")
+
+    async with within(stack.store) as here, rpc(here.api) as client:
+        monkeypatch.setattr(here.commands.store, "snapshot", broken)
+        with capture_logs() as logs:
+            error = await refused(client, "job.get", job=NOBODY)
+        assert (error.code, error.data["status"]) == (-32603, 500)
+        assert "secret" not in json.dumps(error.data)
+        assert [(entry["log_level"], entry["method"], entry["exc_info"]) for entry in logs] == [
+            ("error", "job.get", True)
+        ]
+        assert (await client.run("process", {"text": "x"}))["type"] == "succeeded"
 
 
 async def test_a_key_makes_a_submit_repeatable(client_rpc: Rpc) -> None:

@@ -124,10 +124,11 @@ async def test_a_cursor_of_a_log_that_is_not_there_any_more_is_a_gap_and_the_log
     assert gap["snapshot"]["status"] == "succeeded"
 
 
+@pytest.mark.parametrize("events", ["all", "terminal"])
 async def test_a_job_that_the_store_lost_while_it_was_followed_is_a_gap_without_a_snapshot(
-    stack: Stack, client_rpc: Rpc
+    stack: Stack, client_rpc: Rpc, events: str
 ) -> None:
-    job = await client_rpc.submit("process", {"text": "x"}, delay_s=60)
+    job = await client_rpc.submit("process", {"text": "x"}, delay_s=60, events=events)
     async with redis.Redis.from_url(stack.store.url) as client:
         await client.delete(f"ms:job:{job}", f"ms:log:{job}", f"arq:job:{job}")
         await client.zrem("arq:queue", job)

@@ -6,7 +6,9 @@ import pytest
 
 from millstream.protocol.errors import PROBLEM_TYPES
 from millstream.protocol.event_types import EVENT_TYPES
+from millstream_api.jobs import websocket
 from millstream_api.jobs.methods import METHODS
+from millstream_api.jobs.streams import HEARTBEAT_S
 from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
 
@@ -36,6 +38,16 @@ def test_the_protocol_describes_each_method_with_its_parameters(method: str) -> 
 @pytest.mark.parametrize("slug", sorted(PROBLEM_TYPES))
 def test_the_protocol_lists_each_error_with_its_codes(slug: str) -> None:
     assert f"| `{slug}` | {PROBLEM_TYPES[slug].code} | {PROBLEM_TYPES[slug].status} |" in PROTOCOL
+
+
+@pytest.mark.parametrize("code", [websocket.POLICY, websocket.RESTARTING, websocket.OVERLOADED])
+def test_the_protocol_lists_each_close_code(code: int) -> None:
+    (line,) = (line for line in PROTOCOL.splitlines() if line.startswith("Close codes: "))
+    assert f"; {code} " in line
+
+
+def test_the_protocol_says_how_often_a_quiet_stream_has_a_comment() -> None:
+    assert f"a comment every {HEARTBEAT_S} s" in PROTOCOL
 
 
 def test_every_decision_and_document_is_linked_or_numbered() -> None:
