@@ -16,7 +16,7 @@ from tests.integration.jobs import a_job
 from tests.integration.rpc import Refused, plain, rpc
 from tests.integration.web import JSONL, SSE, following, problem, submit, web
 from tests.integration.within import within
-from tests.processes import Processes, until
+from tests.processes import Process, Processes, until
 
 
 async def test_a_server_that_ends_says_so_gives_the_answers_it_owes_and_closes_with_1012(
@@ -131,6 +131,20 @@ async def test_while_the_store_is_away_readers_that_are_behind_hold_up_no_answer
             return [follower.state for follower in here.followers] == [State.LIVE]
 
         await until(caught_up, what="the log to be read when the store is back")
+
+
+async def test_a_server_that_ends_does_not_send_all_its_clients_back_at_the_same_time(valkey: Process) -> None:
+    async with within(valkey, reconnect_ms=1_000_000) as here:
+        async with rpc(here.api) as one, rpc(here.api) as two, rpc(here.api) as three:
+            sockets = (one, two, three)
+            for socket in sockets:
+                await socket.call("ping")
+            await here.sockets.drain()
+            for socket in sockets:
+                await socket.wait(lambda: socket.close_code is not None, what="the close")  # noqa: B023
+            waits = [socket.frames[-1]["params"]["reconnect_after_ms"] for socket in sockets]
+        assert all(0 <= wait <= 1_000_000 for wait in waits)
+        assert len(set(waits)) > 1
 
 
 async def test_streams_of_events_end_in_order_when_the_server_does_and_say_when_to_come_back(
