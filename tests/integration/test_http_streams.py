@@ -64,6 +64,7 @@ async def test_a_post_that_accepts_server_sent_events_gets_the_events_at_once(ht
     assert answer.status_code == 200
     assert answer.headers["content-type"].split(";")[0] == SSE
     assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["x-accel-buffering"] == "no", "a proxy is not to hold it back"
     sent = server_sent(answer.text)
     found = [json.loads(item.data) for item in sent]
     whole(found)

@@ -10,10 +10,12 @@ import redis.asyncio as redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from millstream_api import commands
 from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
-from tests.integration.conftest import ANALYSES, Stack, database
+from tests.integration.conftest import ANALYSES, Client, Stack, database
 from tests.integration.rpc import Refused, Rpc, plain, rpc
+from tests.integration.within import within
 from tests.processes import Process, Processes, until
 
 
@@ -190,6 +192,23 @@ async def test_where_no_worker_has_ever_been_a_submit_says_so(valkey: Process, o
     async with plain(api) as socket:
         await socket.send("hello")
         assert str(await socket.recv()).startswith("Error: No worker")
+
+
+async def test_names_that_are_not_known_do_not_cost_the_store_a_look_each(
+    valkey: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "REFRESH_S", 3600)
+
+    async def looks() -> int:
+        return int((await store.info("commandstats")).get("cmdstat_hgetall", {"calls": 0})["calls"])
+
+    store: Client
+    async with redis.Redis.from_url(valkey.url) as store, within(valkey) as here, rpc(here.api) as socket:
+        await refusal(socket, "nothing")
+        before = await looks()
+        for number in range(20):
+            await refusal(socket, f"nothing {number}")
+        assert await looks() - before < 20
 
 
 async def test_a_job_of_a_known_analysis_waits_for_a_worker(valkey: Process, own_processes: Processes) -> None:

@@ -301,4 +301,20 @@ API: list[Mutant] = [
         "self.session.drain(settings.reconnect_ms)",
         "tests/integration/test_drain.py::test_a_server_that_ends_does_not_send_all_its_clients_back_at_the_same_time",
     ),
+    Mutant(
+        "T10",
+        "A proxy is told not to hold a stream back.",
+        "api/millstream_api/jobs/streams.py",
+        ', "X-Accel-Buffering": "no"',
+        "",
+        "tests/integration/test_http_streams.py::test_a_post_that_accepts_server_sent_events_gets_the_events_at_once",
+    ),
+    Mutant(
+        "C08",
+        "Names that are not known do not cost the store a look each.",
+        "api/millstream_api/jobs/commands.py",
+        " and time.monotonic() - self._refreshed > REFRESH_S",
+        "",
+        "tests/integration/test_limits.py::test_names_that_are_not_known_do_not_cost_the_store_a_look_each",
+    ),
 ]
