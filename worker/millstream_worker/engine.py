@@ -25,6 +25,7 @@ from millstream.store import keys
 from millstream.store.pipeline import Pipeline
 from millstream.store.store import Claimed, Store
 from millstream_worker.attempt import Attempt, Stop
+from millstream_worker.executor import Executor, InLoop
 from millstream_worker.leases import Leases
 from millstream_worker.settings import WorkerSettings
 
@@ -57,6 +58,7 @@ class Engine(Worker):
         self._store = store
         self._background = background
         self._directory = ServedDirectory(settings.data_dir)
+        self._executor: Executor = InLoop()
         self._bell = Pipeline(settings.redis_url, name=f"{name}-bell")
         self._stops = Pipeline(settings.redis_url, name=f"{name}-stops", on_connect=self._listen, on_push=self._on_push)
         self._claimed: dict[str, Claimed] = {}
@@ -153,12 +155,12 @@ class Engine(Worker):
     async def run_job(self, job_id: str, score: int) -> None:
         """Run what was claimed under this key (`id token`; the score is arq's and not used)."""
         job = self._claimed.pop(job_id)
-        attempt = Attempt(job, self._store, self._settings, self.name, self._directory)
+        analysis = self._analyses.get(job.analysis)
+        attempt = Attempt(job, analysis, self._store, self._settings, self.name, self._directory)
         self.attempts[job.id, job.token] = attempt
         if not self.allow_pick_jobs:  # it was being claimed when the drain began
             attempt.stop(Stop.DRAIN)
-        analysis = self._analyses.get(job.analysis)
-        outcome = await attempt.run(analysis)
+        outcome = await attempt.run(self._executor)
         self.leases.ended[outcome] += 1
         if outcome == "succeeded":
             self.jobs_complete += 1
