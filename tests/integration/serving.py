@@ -1,15 +1,23 @@
-"""An ASGI app under uvicorn in the process of the test, to look at both sides of it."""
+"""ASGI apps in the process of the test, to look at both sides of them: under uvicorn, or called as they are."""
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import httpx
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from millstream.apikeys import Keys
+from millstream.confined_fs import ServedDirectory
 from millstream.store.embedded import free_port
+from millstream_api import tus
+from millstream_api.files.app import Files
+from millstream_api.files.sending import Traffic
+from millstream_api.settings import ApiSettings
 from tests.processes import until
 
 
@@ -39,5 +47,32 @@ async def serving(app: ASGIApp, **settings: Any) -> AsyncIterator[str]:
     assert not running.is_alive()
 
 
+def open_here(path: Path) -> int:
+    """How often this process has a file open."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += str(link.readlink()) == str(path)
+    return found
+
+
 def port(url: str) -> int:
     return int(url.rpartition(":")[2])
+
+
+@asynccontextmanager
+async def files_here(data: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the file tier, without a server: where the system's calls can be watched and made to fail."""
+    settings, directory = ApiSettings(_env_file=None), ServedDirectory(data)
+    files = Files(settings, Keys(None), directory, Traffic(), asyncio.Event())
+    uploads = tus.Tus(settings, Keys(None), directory)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await (uploads if scope["path"].startswith(tus.PREFIX) else files)(scope, receive, send)
+
+    try:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)  # 500, as under a server
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            yield http
+    finally:
+        directory.close()

@@ -25,7 +25,7 @@ from millstream_api.wire.answering import ANSWER
 from millstream_api.wire.answers import Answer, Span
 from millstream_api.wire.pagecache import cached, read_ahead
 from millstream_api.wire.uvicorn_adapter import UvicornAdapter
-from tests.integration.serving import port, serving
+from tests.integration.serving import open_here, port, serving
 from tests.processes import until
 
 STALL_S = 1  # when a client that reads nothing is given up
@@ -230,14 +230,6 @@ async def test_an_answer_begun_before_goes_on_without_its_head(data: Path) -> No
 
 def errors(caplog: pytest.LogCaptureFixture) -> set[str]:
     return {record.getMessage() for record in caplog.records if record.levelname == "ERROR"}
-
-
-def open_here(path: Path) -> int:
-    found = 0
-    for link in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found += str(link.readlink()) == str(path)
-    return found
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

@@ -2,4 +2,90 @@
 
 from tests.mutants import Mutant
 
-FILES: list[Mutant] = []
+UPLOADS, TUS, FILES_, BENEATH = (
+    "api/millstream_api/files/uploads.py",
+    "api/millstream_api/files/tus.py",
+    "api/millstream_api/files/app.py",
+    "shared/millstream/confined_fs.py",
+)
+DISK, SETTLE = "tests/integration/test_disk.py", "tests/integration/test_files_settle.py"
+ON_DISK = f"{DISK}::test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_that_is_answered"
+FULL = f"{DISK}::test_a_disk_a_quota_or_a_file_that_may_not_grow_is_told_as_full"
+TURN = f"{DISK}::test_who_changes_a_directory_waits_for_its_turn_and_looks_again_when_it_has_come"
+
+FILES: list[Mutant] = [
+    Mutant(
+        "U01", "a file is on the disk before it gets its name",
+        UPLOADS, "        os.fsync(self._file)\n", "", ON_DISK,
+    ),
+    Mutant(
+        "U02", "a name is on the disk before the upload is answered",
+        UPLOADS, "            os.fsync(self.directory)\n", "", ON_DISK,
+    ),
+    Mutant(
+        "U02b", "the event loop waits for no disk when a file is published",
+        UPLOADS, "await asyncio.to_thread(temporary.publish, headers)", "temporary.publish(headers)", ON_DISK,
+    ),
+    Mutant(
+        "U11", "507 for a quota",
+        UPLOADS, "(errno.ENOSPC, errno.EDQUOT, errno.EFBIG)", "(errno.ENOSPC, errno.EFBIG)", FULL,
+    ),
+    Mutant(
+        "U11b", "507 for a file that may not grow",
+        UPLOADS, "(errno.ENOSPC, errno.EDQUOT, errno.EFBIG)", "(errno.ENOSPC, errno.EDQUOT)", FULL,
+    ),
+    Mutant(
+        "U11c", "507 when the disk says only at the end that it is full",
+        UPLOADS, "with disk_errors():\n                status, etag", "if True:\n                status, etag", FULL,
+    ),
+    Mutant(
+        "U12", "who publishes waits for its turn in the directory",
+        UPLOADS, "        with locked(self.directory):", "        if True:", TURN,
+    ),
+    Mutant(
+        "U13", "who removes waits for its turn in the directory",
+        UPLOADS, "as (directory, name), locked(directory):", "as (directory, name):", TURN,
+    ),
+    Mutant(
+        "U14", "what another has removed meanwhile is 404",
+        UPLOADS, "except FileNotFoundError:\n                raise",
+        "except ZeroDivisionError:\n                raise", TURN,
+    ),
+    Mutant(
+        "U15", "who never finds the directory it made gives up",
+        UPLOADS, "for _ in range(ATTEMPTS):", "while True:",
+        f"{DISK}::test_who_never_finds_the_directory_it_has_made_gives_up",
+    ),
+    Mutant(
+        "V08", "a resumable upload is on the disk before it gets its name",
+        TUS, "        os.fsync(file)\n", "", ON_DISK,
+    ),
+    Mutant(
+        "V08b", "the name of a resumable upload is on the disk before that is answered",
+        TUS, "                os.fsync(beside.directory)\n", "", ON_DISK,
+    ),
+    Mutant(
+        "V09", "a resumable upload waits for its turn in the directory",
+        TUS, "            with locked(beside.directory):", "            if True:", TURN,
+    ),
+    Mutant(
+        "V10", "507 when the disk refuses to publish a resumable upload",
+        TUS, "with disk_errors():\n                    await asyncio.to_thread(self._p",
+        "if True:\n                    await asyncio.to_thread(self._p", FULL,
+    ),
+    Mutant(
+        "F01", "a file that has just changed is looked at a moment later",
+        FILES_, "st_ctime_ns < SETTLE_NS", "st_ctime_ns < 0",
+        f"{SETTLE}::test_a_change_in_the_same_moment_as_the_one_before_is_waited_for",
+    ),
+    Mutant(
+        "F02", "that moment is longer than a tick of the clock of files",
+        FILES_, "SETTLE_NS = 20_000_000", "SETTLE_NS = 200_000",
+        f"{SETTLE}::test_the_wait_is_longer_than_the_clock_of_file_systems_takes_to_move_on",
+    ),
+    Mutant(
+        "F03", "a cancelled request frees its file",
+        FILES_, "                os.close(opened.file)\n                raise", "                raise",
+        f"{SETTLE}::test_a_request_that_is_cancelled_while_it_waits_frees_its_file",
+    ),
+]  # fmt: skip
