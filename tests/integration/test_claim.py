@@ -75,16 +75,20 @@ async def test_a_worker_claims_from_its_own_queue_only(store: Store) -> None:
 
 
 async def test_a_delayed_job_is_claimed_when_it_is_due_and_a_worker_knows_when_that_is(store: Store) -> None:
-    await store.submit(a_job("later", delay_s=1))
+    async def due_ms(job: str) -> float:
+        return float(await store.pipeline.call("ZSCORE", "arq:queue", job))
+
+    await store.submit(a_job("later", delay_s=60))
+    before = await milliseconds(store)
     wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
+    after = await milliseconds(store) + 1
     assert jobs == []
     assert wait is not None
-    assert 0.1 < wait <= 1
-    began = await store.pipeline.call("TIME")
-    await claimed_again(store, "later")
-    ended = await store.pipeline.call("TIME")
-    seconds = [int(clock[0]) + int(clock[1]) / 1e6 for clock in (began, ended)]
-    assert seconds[1] - seconds[0] >= wait - 0.005
+    assert await due_ms("later") - after <= wait * 1000 <= await due_ms("later") - before + 1
+    await store.submit(a_job("soon", delay_s=0.3))
+    due = await due_ms("soon")
+    await claimed_again(store, "soon")
+    assert await milliseconds(store) + 1 > due
 
 
 async def test_a_worker_knows_when_the_first_job_of_any_lane_is_due(store: Store) -> None:

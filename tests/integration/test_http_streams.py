@@ -301,35 +301,36 @@ async def test_for_a_stream_that_is_read_slowly_only_so_much_is_held_and_it_miss
 
 
 @pytest.mark.parametrize("wanted", [{"Accept": SSE}, {"Accept": JSONL}, {"Prefer": "wait=20"}], ids=str)
-@pytest.mark.parametrize("on_disconnect", ["cancel", "continue"])
 async def test_who_leaves_a_stream_or_a_wait_cancels_the_job_if_that_was_wanted(
-    http: httpx.AsyncClient, stack: Stack, tmp_path: Path, wanted: dict[str, str], on_disconnect: str
+    http: httpx.AsyncClient, stack: Stack, tmp_path: Path, wanted: dict[str, str]
 ) -> None:
     gate = tmp_path / "gate"
-    body = {"analysis": "hold", "params": {"gate": str(gate)}, "on_disconnect": on_disconnect}
 
-    async def statuses() -> dict[str, str]:
+    async def statuses() -> list[str]:
+        """Of the jobs of this test, in the order in which they were submitted."""
         jobs = (await http.get("/jobs", params={"analysis": "hold", "limit": 500})).json()
-        return {job["job"]: job["status"] for job in jobs if job["job"] not in before}
+        return [job["status"] for job in reversed(jobs) if job["job"] not in before]
 
-    async def status_is(status: str) -> bool:
-        return [*(await statuses()).values()] == [status]
-
-    async def ask() -> None:
+    async def ask(on_disconnect: str) -> None:
+        body = {"analysis": "hold", "params": {"gate": str(gate)}, "on_disconnect": on_disconnect}
         async with web(stack.api) as leaving, leaving.stream("POST", "/jobs", json=body, headers=wanted) as answer:
             async for _ in answer.aiter_bytes():
                 pass
 
-    before: dict[str, str] = {}
-    before = await statuses()
-    asking = asyncio.create_task(ask())
-    await until(lambda: status_is("running"), what="the job to run")
-    asking.cancel()
-    await asyncio.wait({asking})
-    if on_disconnect == "continue":
-        await asyncio.sleep(0.3)
-        gate.touch()
-    await until(lambda: status_is("succeeded" if on_disconnect == "continue" else "cancelled"), what="its end")
+    async def statuses_are(*expected: str) -> bool:
+        return await statuses() == [*expected]
+
+    before = {job["job"] for job in (await http.get("/jobs", params={"analysis": "hold", "limit": 500})).json()}
+    stays = asyncio.create_task(ask("continue"))
+    await until(lambda: statuses_are("running"), what="the first job to run")
+    goes = asyncio.create_task(ask("cancel"))
+    await until(lambda: statuses_are("running", "running"), what="both jobs to run")
+    for asking in (stays, goes):
+        asking.cancel()
+        await asyncio.wait({asking})
+    await until(lambda: statuses_are("running", "cancelled"), what="the later of the two to be cancelled")
+    gate.touch()
+    await until(lambda: statuses_are("succeeded", "cancelled"), what="the earlier one to run to its end")
 
 
 @pytest.mark.parametrize("path", ["/jobs/{job}/events", "/files/?prefix=", "/healthz", "/nothing"])

@@ -47,7 +47,7 @@ async def test_submit_says_where_the_job_stands_and_its_events_follow_from_seq_2
     assert events[0]["data"]["worker"] in names
     data = events[1]["data"]
     assert data == {"result": "Processed data: hello", "elapsed_s": data["elapsed_s"]}
-    assert 0 <= data["elapsed_s"] < 5
+    assert data["elapsed_s"] >= 0
     for event in events:
         assert list(event) == ["job", "seq", "cursor", "attempt", "type", "at", "data"]
         assert event["attempt"] == 1

@@ -1,6 +1,6 @@
 """What a socket sees of jobs as they run, fail, are tried again and end; attaching to them and leaving them."""
 
-import asyncio
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +235,7 @@ async def test_an_analysis_that_asks_once_too_often_ends_as_attempts_exhausted(c
 async def test_an_attempt_that_takes_too_long_fails_as_timeout(client_rpc: Rpc, analysis: str, params: Any) -> None:
     last = await client_rpc.run(analysis, params, timeout_s=0.2)
     assert (last["type"], last["data"]["error"]["code"]) == ("failed", "timeout")
-    assert 0.19 <= last["data"]["elapsed_s"] < 2
+    assert last["data"]["elapsed_s"] >= 0.19
     assert "0.2 s" in last["data"]["error"]["message"]
 
 
@@ -318,18 +318,19 @@ async def test_a_duplicate_submit_does_not_decide_what_its_leaving_does(stack: S
     await client_rpc.until(job, "log")
     async with rpc(stack.api) as other:
         assert await other.submit("hold", key="mine, not theirs", on_disconnect="cancel") == job
-    await asyncio.sleep(0.3)
+        theirs = await other.submit("hold", on_disconnect="cancel")
+        await client_rpc.call("job.attach", job=theirs)
+    assert (await client_rpc.end(theirs))[-1]["type"] == "cancelled", "their leaving has been seen to"
     assert (await client_rpc.call("job.get", job=job))["status"] == "running"
     await client_rpc.call("job.cancel", job=job)
 
 
 async def test_a_job_starts_no_earlier_than_its_delay_says(client_rpc: Rpc) -> None:
-    loop = asyncio.get_running_loop()
-    began = loop.time()
     job = await client_rpc.submit("process", {"text": "x"}, delay_s=0.3)
-    await client_rpc.until(job, "started")
-    assert 0.29 <= loop.time() - began < 3
     await client_rpc.end(job)
+    snapshot = await client_rpc.call("job.get", job=job)
+    created, started = (datetime.fromisoformat(snapshot[name]) for name in ("created_at", "started_at"))
+    assert started - created >= timedelta(seconds=0.3), "by the clock of the store"
 
 
 async def test_a_job_is_cancelled_when_its_client_leaves_if_it_was_submitted_so(stack: Stack, client_rpc: Rpc) -> None:

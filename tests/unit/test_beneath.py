@@ -5,7 +5,6 @@ import os
 import socket
 import stat
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -197,12 +196,10 @@ def test_a_directory_that_becomes_a_link_while_it_is_opened_leads_nowhere(tmp_pa
             directory = ServedDirectory(home)
             directory._openat2 = directory._openat2 and openat2
             served = refused = 0
-            until = time.monotonic() + 10
-            while (served < 200 or refused < 200) and time.monotonic() < until:
+            while min(served, refused) < 200:  # until the race has been run
                 found = opened(directory, "d/x")  # fails on a secret
                 served, refused = served + (found is not None), refused + (found is None)
             directory.close()
-            assert min(served, refused) >= 200, "the race was not run"
     finally:
         stop.set()
         swapping.join()

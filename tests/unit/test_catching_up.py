@@ -17,7 +17,7 @@ from tests.unit.readers import SmallReader, a_page, an_event
 
 
 class SlowLog:
-    """A store whose logs take a while to be read; `most` counts how many were read at a time."""
+    """A store whose logs are read while others begin to be; `most` counts how many were read at a time."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -25,7 +25,8 @@ class SlowLog:
     async def attach(self, job: str, *_: Any, **__: Any) -> Page:
         self.now += 1
         self.most = max(self.most, self.now)
-        await asyncio.sleep(0.01)
+        for _turn in range(3):
+            await asyncio.sleep(0)
         self.now -= 1
         return a_page([an_event(1), an_event(2)], last=2)
 

@@ -1,7 +1,5 @@
 """The five conditionals, in the order of RFC 9110 §13.2.2."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,7 +112,6 @@ def test_without_a_file_the_dates_say_nothing() -> None:
 
 @pytest.mark.parametrize("element", [" ", '"', "W/", '" ', "a", ","])
 def test_a_long_header_is_read_in_time_proportional_to_its_length(element: str) -> None:
-    began = time.monotonic()
-    for header in (element * 50_000, f"x{element * 50_000}x", f'"old"{element * 50_000}'):
+    """A square of it would be hours, and so no end within the time limit of a test."""
+    for header in (element * 400_000, f"x{element * 400_000}x", f'"old"{element * 400_000}'):
         assert evaluate_preconditions("GET", {"if-none-match": header}, NOW) is None
-    assert time.monotonic() - began < 1, "a square of it would be minutes"
