@@ -88,4 +88,19 @@ FILES: list[Mutant] = [
         FILES_, "                os.close(opened.file)\n                raise", "                raise",
         f"{SETTLE}::test_a_request_that_is_cancelled_while_it_waits_frees_its_file",
     ),
+    Mutant(
+        "S01", "a client is slow, not gone, as long as it takes something in each time limit",
+        "api/millstream_api/wire/backpressure.py", "if now >= before:", "if True:",
+        "tests/integration/test_slow_clients.py::test_a_client_that_reads_a_little_now_and_then_gets_everything",
+    ),
+    Mutant(
+        "S02", "what the kernel still holds for a client tells whether it takes something",
+        "api/millstream_api/wire/backpressure.py", "transport.get_write_buffer_size() + _queued(out)", "transport.get_write_buffer_size()",
+        "tests/integration/test_slow_clients.py::test_a_client_that_reads_a_little_now_and_then_gets_everything",
+    ),
+    Mutant(
+        "S03", "a client that reads nothing has all of the time limit",
+        "api/millstream_api/wire/backpressure.py", "timeout=stall_s))[0]", "timeout=stall_s / 4))[0]",
+        "tests/integration/test_zerocopy.py::test_plain_connections_of_uvicorn_are_zero_copy",
+    ),
 ]  # fmt: skip
