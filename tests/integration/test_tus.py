@@ -20,7 +20,7 @@ from tusclient.exceptions import TusCommunicationError, TusUploadFailed
 
 from millstream.apikeys import new_key, write_keys
 from tests.integration.conftest import Stack
-from tests.integration.web import web
+from tests.integration.web import raw, web
 from tests.processes import Process, Processes, open_files, until
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -130,6 +130,29 @@ async def test_what_does_not_have_its_checksum_is_not_kept(api: Process, home: P
             answer = await http.patch(where, content=b"x", headers=more(2_000_000, Upload_Checksum=odd))
             assert answer.status_code in (400, 460), odd
         assert await offset(http, where) == 2_000_000
+
+
+async def test_what_breaks_before_its_checksum_can_be_checked_is_not_kept(
+    api: Process, stack: Stack, home: Path
+) -> None:
+    async with web(api) as http:
+        where = await create(http, f"{home.name}.bin")
+        file = stack.data / ".uploads" / where.rpartition("/")[2]
+        head = "".join(f"{name}: {value}\r\n" for name, value in more(0, Upload_Checksum=checksum(CONTENT)).items())
+        async with raw(api) as (_, writer):
+            writer.write(f"PATCH {where} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(CONTENT)}\r\n{head}\r\n".encode())
+            writer.write(CONTENT[:2_000_000])
+
+            async def begun() -> bool:
+                return file.stat().st_size > 0
+
+            await until(begun, what="a part to be written")
+
+        async def free() -> bool:
+            return open_files(api, file) == 0
+
+        await until(free, what="the break to be noticed")
+        assert await offset(http, where) == 0
 
 
 async def test_a_wrong_offset_is_told_and_changes_nothing(api: Process, home: Path) -> None:

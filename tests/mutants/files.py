@@ -9,6 +9,8 @@ UPLOADS, TUS, FILES_, BENEATH = (
     "shared/millstream/confined_fs.py",
 )
 DISK, SETTLE = "tests/integration/test_disk.py", "tests/integration/test_files_settle.py"
+BOUNDS = "tests/integration/test_file_bounds.py"
+COLD = "tests/unit/test_pagecache.py::test_what_is_not_in_the_page_cache_is_read_apart_from_the_event_loop"
 ON_DISK = f"{DISK}::test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_that_is_answered"
 FULL = f"{DISK}::test_a_disk_a_quota_or_a_file_that_may_not_grow_is_told_as_full"
 TURN = f"{DISK}::test_who_changes_a_directory_waits_for_its_turn_and_looks_again_when_it_has_come"
@@ -102,5 +104,53 @@ FILES: list[Mutant] = [
         "S03", "a client that reads nothing has all of the time limit",
         "api/millstream_api/wire/backpressure.py", "timeout=stall_s))[0]", "timeout=stall_s / 4))[0]",
         "tests/integration/test_zerocopy.py::test_plain_connections_of_uvicorn_are_zero_copy",
+    ),
+    Mutant(
+        "U16", "an upload is written as it comes, and not held in memory",
+        UPLOADS, "if len(held) >= BLOCK or not message", "if not message",
+        f"{BOUNDS}::test_an_upload_is_written_as_it_comes",
+    ),
+    Mutant(
+        "U17", "an upload closes its file",
+        UPLOADS, "        os.close(self._file)\n", "", f"{BOUNDS}::test_whatever_is_asked_for_no_file_stays_open",
+    ),
+    Mutant(
+        "U18", "who removes a file closes it",
+        UPLOADS, "os.close(self._directory.open(path).file)", "self._directory.open(path)",
+        f"{BOUNDS}::test_whatever_is_asked_for_no_file_stays_open",
+    ),
+    Mutant(
+        "F04", "of a file and its compressed sibling, the one that is not sent is closed",
+        FILES_, "            os.close(plain.file if better else packed.file)\n", "",
+        f"{BOUNDS}::test_whatever_is_asked_for_no_file_stays_open",
+    ),
+    Mutant(
+        "F05", "a large file is followed piece by piece",
+        FILES_, "min(found.st_size - offset, 256 * 1024)", "found.st_size - offset",
+        f"{BOUNDS}::test_a_large_file_is_followed_piece_by_piece",
+    ),
+    Mutant(
+        "V11", "what breaks before its checksum can be checked is not kept",
+        TUS, "not (whole and checksum[0].digest() == checksum[1])", "whole and checksum[0].digest() != checksum[1]",
+        "tests/integration/test_tus.py::test_what_breaks_before_its_checksum_can_be_checked_is_not_kept",
+    ),
+    Mutant(
+        "P02", "a read that is tried at once waits for no disk",
+        "api/millstream_api/wire/pagecache.py", "[buffer], offset, _NOWAIT)", "[buffer], offset, 0)", COLD,
+    ),
+    Mutant(
+        "P03", "what a disk must be waited for is read in a thread",
+        "api/millstream_api/wire/pagecache.py", "await asyncio.to_thread(os.pread, file, span.length, span.start)",
+        "os.pread(file, span.length, span.start)", COLD,
+    ),
+    Mutant(
+        "B01", "a kernel without openat2 serves the same",
+        BENEATH, "    except OSError:\n        return False", "    except ZeroDivisionError:\n        return False",
+        "tests/unit/test_beneath.py::test_where_there_is_no_openat2_the_same_is_served",
+    ),
+    Mutant(
+        "X01", "the protocol lists each close code",
+        "docs/protocol.md", "1009 frame over the limit; ", "",
+        "tests/unit/test_docs.py::test_the_protocol_lists_each_close_code",
     ),
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from millstream import beneath
 from millstream.confined_fs import NotServed, ServedDirectory
 
 
@@ -203,6 +204,21 @@ def test_a_directory_that_becomes_a_link_while_it_is_opened_leads_nowhere(tmp_pa
     finally:
         stop.set()
         swapping.join()
+
+
+@pytest.mark.parametrize("number", [None, 100_000], ids=["machine", "kernel"])
+def test_where_there_is_no_openat2_the_same_is_served(
+    home: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    """A machine whose number of that system call is not known here, and a kernel that does not have it."""
+    monkeypatch.setattr(beneath, "_SYS_OPENAT2", number)
+    directory = ServedDirectory(home)
+    assert directory.open_cached("a") is None, "it cannot tell what waits for no disk"
+    for path in SERVED:
+        assert opened(directory, path) is not None
+    for path in ("out/secret", "file-out", "in", "../secret"):
+        assert opened(directory, path) is None
+    directory.close()
 
 
 def test_walking_finds_just_what_can_be_opened(directory: ServedDirectory) -> None:

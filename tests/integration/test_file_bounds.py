@@ -1,0 +1,122 @@
+"""However large a file, little of it is held in memory; and whatever is asked for, no file stays open."""
+
+import asyncio
+import gzip
+import os
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from millstream.apikeys import Keys
+from millstream.confined_fs import ServedDirectory
+from millstream_api.files.app import Files
+from millstream_api.files.sending import Traffic
+from millstream_api.settings import ApiSettings
+from tests.integration.serving import files_here
+
+PIECE = bytes(256 * 1024)
+PIECES = 24
+MIB = 1024 * 1024
+TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
+
+
+def named(path: str) -> dict[str, str]:
+    return {"Upload-Metadata": f"path {b64encode(path.encode()).decode()}"}
+
+
+@pytest.mark.parametrize("way", ["put", "tus"])
+async def test_an_upload_is_written_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    write, largest = os.write, 0
+
+    def watched(file: int, block: memoryview) -> int:
+        nonlocal largest
+        largest = max(largest, len(block))
+        return write(file, block)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(PIECES):
+            yield PIECE
+
+    size = len(PIECE) * PIECES
+    async with files_here(tmp_path) as http:
+        monkeypatch.setattr(os, "write", watched)
+        if way == "put":
+            answer = await http.put("/files/f", content=pieces())
+        else:
+            told = {**TUS, "Upload-Length": str(size), **named("f")}
+            answer = await http.post("/uploads", content=pieces(), headers=told)
+    assert answer.status_code == 201
+    assert (tmp_path / "f").stat().st_size == size
+    assert 0 < largest <= 2 * MIB
+
+
+async def test_a_large_file_is_followed_piece_by_piece(tmp_path: Path) -> None:
+    path, sent = tmp_path / "log", list[int]()
+    path.write_bytes(PIECE * PIECES)
+    directory = ServedDirectory(tmp_path)
+    files = Files(ApiSettings(_env_file=None), Keys(None), directory, Traffic(), asyncio.Event())
+    scope = {"type": "http", "method": "GET", "path": "/files/log", "query_string": b"follow=true", "headers": []}
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(len(message.get("body", b"")))
+        if sum(sent) == len(PIECE) * PIECES:
+            path.unlink(missing_ok=True)  # which ends it
+
+    await files(scope, receive, send)
+    directory.close()
+    assert sum(sent) == len(PIECE) * PIECES
+    assert max(sent) <= MIB
+
+
+async def test_whatever_is_asked_for_no_file_stays_open(tmp_path: Path) -> None:
+    for name in ("plain", "older.gz", "newer"):
+        (tmp_path / name).write_bytes(b"0123456789")
+    for name in ("older", "newer.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(b"0123456789"))
+    os.utime(tmp_path / "older.gz", (0, 0))
+    wrong = f"sha-256=:{b64encode(bytes(32)).decode()}:"
+    asked: list[tuple[int, str, str, dict[str, Any]]] = [
+        (200, "GET", "/files/plain", {}),
+        (200, "HEAD", "/files/plain", {}),
+        (200, "GET", "/files/older", {"headers": {"Accept-Encoding": "gzip, br"}}),
+        (200, "GET", "/files/newer", {"headers": {"Accept-Encoding": "gzip, br"}}),
+        (206, "GET", "/files/plain", {"headers": {"Range": "bytes=1-2,4-5"}}),
+        (416, "GET", "/files/plain", {"headers": {"Range": "bytes=99-"}}),
+        (304, "GET", "/files/plain", {"headers": {"If-None-Match": "*"}}),
+        (412, "GET", "/files/plain", {"headers": {"If-Match": '"other"'}}),
+        (200, "GET", "/files/plain", {"headers": {"Want-Repr-Digest": "sha-256=1"}}),
+        (200, "HEAD", "/files/plain?follow=true", {}),
+        (404, "GET", "/files/deep", {}),
+        (200, "GET", "/files/?prefix=", {}),
+        (201, "PUT", "/files/deep/er/f", {"content": b"1"}),
+        (204, "PUT", "/files/deep/er/f", {"content": b"2"}),
+        (412, "PUT", "/files/deep/er/f", {"content": b"3", "headers": {"If-None-Match": "*"}}),
+        (400, "PUT", "/files/deep/er/f", {"content": b"3", "headers": {"Repr-Digest": wrong}}),
+        (404, "PUT", "/files/deep", {"content": b"3"}),
+        (404, "PUT", "/files/plain/f", {"content": b"3"}),
+        (412, "DELETE", "/files/deep/er/f", {"headers": {"If-Match": '"other"'}}),
+        (204, "DELETE", "/files/deep/er/f", {}),
+        (404, "DELETE", "/files/deep/er/f", {}),
+        (201, "POST", "/uploads", {"content": b"1", "headers": {**TUS, "Upload-Length": "1", **named("t")}}),
+        (404, "POST", "/uploads", {"content": b"1", "headers": {**TUS, "Upload-Length": "1", **named("t/f")}}),
+        (413, "POST", "/uploads", {"content": b"12", "headers": {**TUS, "Upload-Length": "1", **named("t")}}),
+    ]  # fmt: skip
+    async with files_here(tmp_path) as http:
+        before = open_below(tmp_path)
+        for status, method, path, options in asked:
+            answer = await http.request(method, path, **options)
+            assert (answer.status_code, open_below(tmp_path)) == (status, before), (method, path, options)
+
+
+def open_below(path: Path) -> int:
+    """How many files and directories from `path` on this process has open, removed ones too."""
+    links = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]  # noqa: PTH115
+    return sum(link.startswith(str(path)) for link in links)
