@@ -2,9 +2,10 @@
 
 import asyncio
 import gzip
+import json
 import os
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,26 +55,45 @@ async def test_an_upload_is_written_as_it_comes(tmp_path: Path, monkeypatch: pyt
     assert 0 < largest <= 2 * MIB
 
 
-async def test_a_large_file_is_followed_piece_by_piece(tmp_path: Path) -> None:
-    path, sent = tmp_path / "log", list[int]()
-    path.write_bytes(PIECE * PIECES)
-    directory = ServedDirectory(tmp_path)
+async def pieces_sent(data: Path, path: str, query: bytes, seen: Callable[[list[bytes]], object]) -> list[bytes]:
+    """The pieces in which a body is sent; `seen` is told of those that were, after each."""
+    sent: list[bytes] = []
+    directory = ServedDirectory(data)
     files = Files(ApiSettings(_env_file=None), Keys(None), directory, Traffic(), asyncio.Event())
-    scope = {"type": "http", "method": "GET", "path": "/files/log", "query_string": b"follow=true", "headers": []}
 
     async def receive() -> Message:
         await asyncio.Event().wait()
         raise AssertionError
 
     async def send(message: Message) -> None:
-        sent.append(len(message.get("body", b"")))
-        if sum(sent) == len(PIECE) * PIECES:
+        sent.append(message.get("body", b""))
+        seen(sent)
+
+    await files({"type": "http", "method": "GET", "path": path, "query_string": query, "headers": []}, receive, send)
+    directory.close()
+    return sent
+
+
+async def test_a_large_file_is_followed_piece_by_piece(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(PIECE * PIECES)
+
+    def remove(sent: list[bytes]) -> None:
+        if sum(map(len, sent)) == len(PIECE) * PIECES:
             path.unlink(missing_ok=True)  # which ends it
 
-    await files(scope, receive, send)
-    directory.close()
-    assert sum(sent) == len(PIECE) * PIECES
-    assert max(sent) <= MIB
+    sent = await pieces_sent(tmp_path, "/files/log", b"follow=true", remove)
+    assert b"".join(sent) == PIECE * PIECES
+    assert max(map(len, sent)) <= MIB
+
+
+async def test_a_long_listing_is_sent_piece_by_piece(tmp_path: Path) -> None:
+    names = [f"{number:04}" for number in range(1_200)]
+    for name in names:
+        (tmp_path / name).touch()
+    sent = await pieces_sent(tmp_path, "/files/", b"", lambda sent: None)
+    assert [entry["path"] for entry in json.loads(b"".join(sent))] == names
+    assert max(piece.count(b'"path"') for piece in sent) <= 500
 
 
 async def test_whatever_is_asked_for_no_file_stays_open(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ UPLOADS, TUS, FILES_, BENEATH = (
 DISK, SETTLE = "tests/integration/test_disk.py", "tests/integration/test_files_settle.py"
 BOUNDS = "tests/integration/test_file_bounds.py"
 COLD = "tests/unit/test_pagecache.py::test_what_is_not_in_the_page_cache_is_read_apart_from_the_event_loop"
+DIGESTS = (
+    "tests/unit/test_digests.py::test_a_digest_is_computed_in_a_thread_and_again_only_when_others_were_asked_for_since"
+)
 ON_DISK = f"{DISK}::test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_that_is_answered"
 FULL = f"{DISK}::test_a_disk_a_quota_or_a_file_that_may_not_grow_is_told_as_full"
 TURN = f"{DISK}::test_who_changes_a_directory_waits_for_its_turn_and_looks_again_when_it_has_come"
@@ -152,5 +155,23 @@ FILES: list[Mutant] = [
         "X01", "the protocol lists each close code",
         "docs/protocol.md", "1009 frame over the limit; ", "",
         "tests/unit/test_docs.py::test_the_protocol_lists_each_close_code",
+    ),
+    Mutant(
+        "F06", "a long listing is sent piece by piece",
+        FILES_, "islice(found, 500)", "islice(found, 5_000_000)",
+        f"{BOUNDS}::test_a_long_listing_is_sent_piece_by_piece",
+    ),
+    Mutant(
+        "G01", "so many digests are kept",
+        "api/millstream_api/files/digests.py", "if len(self._kept) > KEPT:", "if False:", DIGESTS,
+    ),
+    Mutant(
+        "G02", "the event loop waits for no digest",
+        "api/millstream_api/files/digests.py", "asyncio.to_thread(_computed, os.dup(file))",
+        "asyncio.sleep(0, _computed(os.dup(file)))", DIGESTS,
+    ),
+    Mutant(
+        "G03", "the digests that are kept are those asked for last",
+        "api/millstream_api/files/digests.py", "            self._kept.move_to_end(state)\n", "", DIGESTS,
     ),
 ]  # fmt: skip
