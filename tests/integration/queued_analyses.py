@@ -2,7 +2,7 @@
 
 import asyncio
 
-from millstream.authoring.analysis import Context, analysis
+from millstream import Context, analysis
 from tests.integration.analyses_for_tests import appears
 
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from millstream.apikeys import Keys
 from millstream.confined_fs import ServedDirectory
 from millstream.store.embedded import free_port
-from millstream_api import tus
+from millstream_api.files import tus
 from millstream_api.files.app import Files
 from millstream_api.files.sending import Traffic
 from millstream_api.settings import ApiSettings

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from millstream.confined_fs import Missing, NotServed, ServedDirectory
-from millstream_api import tus
+from millstream_api.files import tus
 from millstream_api.files.uploads import Temporary
 from tests.integration.serving import files_here
 from tests.integration.web import everything

@@ -26,28 +26,28 @@ async def admin(server: Process) -> AsyncIterator[Client]:
         yield admin
 
 
-async def durability_warnings(server: Process) -> list[str]:
+async def warnings(server: Process) -> list[str]:
     store = await Store(server.url, name="d", limits=Limits()).open(10)
     found = await store.durability_warnings()
     await store.close()
-    return [doubt.partition(":")[0] for doubt in found]
+    return [warning.partition(":")[0] for warning in found]
 
 
 async def test_a_store_that_keeps_everything_is_not_doubted_and_each_setting_that_may_lose_jobs_is(
     server: Process, admin: Client
 ) -> None:
-    assert await doubts(server) == []
+    assert await warnings(server) == []
     await admin.config_set("maxmemory-policy", "volatile-ttl")
-    assert await doubts(server) == [THROWS_AWAY]
+    assert await warnings(server) == [THROWS_AWAY]
     await admin.config_set("appendonly", "no")
-    assert await doubts(server) == [THROWS_AWAY, FORGETS]
+    assert await warnings(server) == [THROWS_AWAY, FORGETS]
     await admin.config_set("maxmemory-policy", "noeviction")
-    assert await doubts(server) == [FORGETS]
+    assert await warnings(server) == [FORGETS]
 
 
 async def test_a_store_that_does_not_tell_its_settings_is_used_all_the_same(server: Process, admin: Client) -> None:
     await admin.execute_command("ACL", "SETUSER", "default", "-config")
-    assert await doubts(server) == []
+    assert await warnings(server) == []
 
 
 async def test_an_api_and_a_worker_tell_of_their_doubts_when_they_start(

@@ -116,12 +116,12 @@ async def test_while_the_store_is_away_readers_that_are_behind_hold_up_no_answer
     store = await own_processes.store()
     async with within(store, store_patience_s=3600) as here, rpc(here.api) as client:
         job = a_job()
-        await here.commands.store.submit(job)
+        await here.commands.stores.only.submit(job)
         await client.call("job.attach", job=job.id)
         await client.seen(job.id, 1)
         store.signal(signal.SIGTERM)  # with all that it was given: a kill may lose the last second
         await store.ended()
-        here.commands.relay.hub.resync()
+        here.commands.relay.hub.resync(lambda _: True)
         for _ in range(3):
             assert await client.call("ping") == {}
         assert [follower.state for follower in here.followers] == [State.BEHIND]

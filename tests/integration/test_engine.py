@@ -10,7 +10,9 @@ import hiredis
 import pytest
 from structlog.testing import capture_logs
 
-from millstream.authoring.analysis import MARK, Analysis, Context, analysis
+from millstream import Context, analysis
+from millstream.authoring.analysis import MARK, Analysis
+from millstream.background import Background
 from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.store import Claimed, Store
@@ -90,7 +92,8 @@ def start(tmp_path: Path, gate: asyncio.Event) -> Start:
     async def start(store: Store, function: Author, **settings: Any) -> AsyncIterator[Engine]:
         described: Analysis = getattr(analysis("a")(function), MARK)
         of_worker = WorkerSettings(redis_url=store.pipeline.url, data_dir=tmp_path, **settings)
-        engine = Engine(of_worker, {"a": described}, store, "w1")
+        background = Background()
+        engine = Engine(of_worker, {"a": described}, store, "w1", background)
         running = asyncio.create_task(engine.async_run())
         try:
             yield engine
@@ -99,6 +102,7 @@ def start(tmp_path: Path, gate: asyncio.Event) -> Start:
             await engine.drain()
             with suppress(asyncio.CancelledError):
                 await running
+            await background.close()
             await engine.close()
 
     return start

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream_api import files
+from millstream_api.files import app as files
 from millstream_api.files.conditions import State, Validators
 from tests.integration.serving import files_here, open_here
 

@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio as redis
 
 from millstream.store.store import Store
-from millstream_api import streams
+from millstream_api.jobs import streams
 from millstream_api.jobs.hub import State
 from tests.integration.conftest import Stack
 from tests.integration.jobs import running

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from millstream.background import Health
 from millstream.store import keys
 from millstream.store.store import Store
 from millstream_worker.leases import Leases
@@ -32,7 +33,7 @@ def make(valkey: Process, client: Client, lost: list[Any]) -> Iterator[Make]:
     def make() -> Leases:
         leases = Leases(
             valkey.url, "w", lease_s=LEASE_S, stall_s=STALL_S, slots=7, queue="default",
-            on_lost=lambda id, token: lost.append((id, token)),
+            on_lost=lambda id, token: lost.append((id, token)), health=Health(),
         )  # fmt: skip
         made.append(leases)
         return leases

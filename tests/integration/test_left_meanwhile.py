@@ -41,7 +41,7 @@ async def leave_during(here: Within, call: Held, method: str, **params: Any) -> 
 async def test_leaving_during_a_submit_is_leaving_after_it(
     here: Within, monkeypatch: pytest.MonkeyPatch, on_disconnect: str, then: Status
 ) -> None:
-    store = here.commands.store
+    store = here.commands.stores.only
     held = hold_reply(monkeypatch, store, "submit")
     await leave_during(here, held, "job.submit", analysis="hold", delay_s=60, on_disconnect=on_disconnect)
     assert here.followers == []
@@ -57,7 +57,7 @@ async def test_a_known_job_is_not_followed_for_a_client_that_left_during_its_sub
 ) -> None:
     async with web(here.api) as http:
         job = await submit(http, "hold", key="left meanwhile")
-        held = hold_reply(monkeypatch, here.commands.store, "submit")
+        held = hold_reply(monkeypatch, here.commands.stores.only, "submit")
         await leave_during(here, held, "job.submit", analysis="hold", key="left meanwhile", on_disconnect="cancel")
         assert held.results[0].duplicate
         assert here.followers == []
@@ -70,7 +70,7 @@ async def test_a_job_is_not_followed_for_a_client_that_left_during_its_attach(
 ) -> None:
     async with web(here.api) as http:
         job = await submit(http, "hold")
-        held = hold_reply(monkeypatch, here.commands.store, "attach")
+        held = hold_reply(monkeypatch, here.commands.stores.only, "attach")
         await leave_during(here, held, "job.attach", job=job)
         assert here.followers == []
         await http.delete(f"/jobs/{job}")
@@ -115,7 +115,7 @@ async def test_a_reader_that_comes_back_before_the_store_heard_that_it_had_left_
     async with within(valkey, check_s=3600) as here, rpc(here.api) as client:
         await client.call("job.attach", job=job.id)
         await client.until(job.id, "started")
-        held = hold_call(monkeypatch, here.commands.store, "detach")
+        held = hold_call(monkeypatch, here.commands.stores.only, "detach")
         await client.call("job.detach", job=job.id)
         await held.came.wait()
         await client.call("job.attach", job=job.id)

@@ -10,7 +10,7 @@ import redis.asyncio as redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from millstream_api import commands
+from millstream_api.jobs import commands
 from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
 from tests.integration.conftest import ANALYSES, Client, Stack, database

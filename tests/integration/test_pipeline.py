@@ -207,7 +207,7 @@ async def test_a_store_that_is_down_is_waited_for_and_then_said_to_be_unavailabl
         await store.submit(kept)
         await process.kill()
 
-        patient = asyncio.create_task(store.run("snapshot", (), kept.id, ANY_OWNER, patience_s=60))
+        patient = asyncio.create_task(store.run("snapshot", id=kept.id, owner=ANY_OWNER, patience_s=60))
         with pytest.raises(StoreUnavailable):
             await store.submit(a_job())
         assert not patient.done(), "each call waits as long as it may"

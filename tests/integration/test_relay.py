@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from millstream.protocol.fleet import Advertisement
 from millstream.store.store import Claimed, Store
 from millstream_api.jobs.hub import State
 from tests.integration.conftest import Client
@@ -62,11 +63,8 @@ async def test_what_workers_advertised_while_the_connection_was_broken_is_read_w
     async def known() -> bool:
         return "new" in here.commands.catalog.entries
 
-    entry = (
-        b'{"name":"new","description":"","params_schema":{},"result_schema":{},"timeout_s":1,"queue":"default",'
-        b'"max_attempts":null}'
-    )
-    await while_it_hears_nothing(here, client, store, store.advertise({"new": entry}))
+    entry = Advertisement(name="new", description="", params_schema={}, result_schema={}, timeout_s=1, queue="default")
+    await while_it_hears_nothing(here, client, store, store.advertise([entry]))
     await until(known, what="the analysis to be known")
 
 

@@ -261,7 +261,7 @@ async def test_an_error_of_the_server_is_answered_as_one_and_logged_and_the_sock
         raise ZeroDivisionError("a secret")
 
     async with within(stack.store) as here, rpc(here.api) as client:
-        monkeypatch.setattr(here.commands.store, "snapshot", broken)
+        monkeypatch.setattr(here.commands.stores.only, "snapshot", broken)
         with capture_logs() as logs:
             error = await refused(client, "job.get", job=NOBODY)
         assert (error.code, error.data["status"]) == (-32603, 500)

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from millstream.authoring.analysis import MARK, Analysis, Context, Retry, analysis
+from millstream import Context, Retry, analysis
+from millstream.authoring.analysis import MARK, Analysis
 from millstream.confined_fs import ServedDirectory
 from millstream.store.limits import Limits
 from millstream.store.store import Claimed, LeaseLost, Store
 from millstream_worker.attempt import Attempt, Stop
+from millstream_worker.executor import InLoop
 from millstream_worker.settings import WorkerSettings
 from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, events, running, types
@@ -68,8 +70,9 @@ async def begin(
     async def whole() -> str:
         directory = ServedDirectory(Path())
         try:
-            begun.set_result(attempt := Attempt(job, store, WorkerSettings(**settings), "w", directory))
-            return await attempt.run(described(function, **(options or {})))
+            found = described(function, **(options or {}))
+            begun.set_result(attempt := Attempt(job, found, store, WorkerSettings(**settings), "w", directory))
+            return await attempt.run(InLoop())
         finally:
             directory.close()
 

@@ -19,7 +19,7 @@ from millstream.confined_fs import ServedDirectory
 from millstream_api.files.app import Files
 from millstream_api.files.sending import Traffic
 from millstream_api.settings import ApiSettings
-from millstream_api.wire.connections import Connections
+from millstream_api.wire.uvicorn_adapter import UvicornAdapter
 from tests.integration.serving import port, serving
 from tests.processes import until
 
@@ -76,7 +76,7 @@ async def test_a_client_that_reads_a_little_now_and_then_gets_everything(
         while more := client.recv(MIB):
             received.extend(more)
 
-    async with serving(Connections(timed, stall_s=STALL_S)) as url:
+    async with serving(UvicornAdapter(timed, stall_s=STALL_S)) as url:
         with client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", port(url)))

@@ -13,7 +13,7 @@ from millstream.store.limits import Limits
 from millstream.store.store import Store
 from millstream_api.app import create_app, with_files
 from millstream_api.settings import ApiSettings
-from millstream_worker.app import load_analyses
+from millstream_worker.loading import load_analyses
 from tests.integration.rpc import Refused, rpc
 from tests.integration.serving import serving
 from tests.integration.web import problem, submit, web
@@ -35,7 +35,7 @@ class Alone:
 async def alone(own_processes: Processes, tmp_path: Path) -> AsyncIterator[Alone]:
     server = await own_processes.store()
     store = await Store(server.url, name="s", limits=Limits()).open(10)
-    await store.advertise({name: analysis.advertisement(60) for name, analysis in load_analyses("").items()})
+    await store.advertise([analysis.advertisement(60) for analysis in load_analyses("").values()])
     await store.close()
     settings = ApiSettings(redis_url=server.url, store_patience_s=0.2, data_dir=tmp_path)
     async with serving(with_files(create_app(settings)), lifespan="on") as url:

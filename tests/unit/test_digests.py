@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream_api import digests
+from millstream_api.files import digests
 from millstream_api.files.digests import Digests
 
 

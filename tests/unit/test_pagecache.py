@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from millstream_api import pagecache
-from millstream_api.files.ranges import Span
-from millstream_api.wire.pagecache import Cut, blocks, read
+from millstream_api.wire import pagecache
+from millstream_api.wire.answers import Span
+from millstream_api.wire.pagecache import FileTruncated, blocks, read
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -44,7 +44,7 @@ async def test_what_is_not_in_the_page_cache_is_read_apart_from_the_event_loop(
         found = [bytes(block) async for block in blocks(file.fileno(), Span(3, len(CONTENT) - 3))]
         assert b"".join(found) == CONTENT[3:]
         assert max(map(len, found)) <= pagecache.BLOCK
-        with pytest.raises(Cut):
+        with pytest.raises(FileTruncated):
             await read(file.fileno(), Span(len(CONTENT) - 5, 6))
     assert waiting
     assert threading.current_thread() not in waiting

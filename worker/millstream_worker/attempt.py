@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from millstream.authoring.analysis import Analysis
+from millstream.backoff import backoff_s
 from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import StoreUnavailable
 from millstream.store.store import Claimed, LeaseLost, Store
@@ -180,7 +181,8 @@ class Attempt:
     def _backoff_s(self) -> float:
         """Exponential backoff with full jitter."""
         settings = self._settings
-        return random.uniform(0, min(settings.retry_cap_s, settings.retry_base_s * 2.0 ** (self._job.attempt - 1)))
+        cap_s = backoff_s(self._job.attempt, first_s=settings.retry_base_s, max_s=settings.retry_cap_s)
+        return random.uniform(0, cap_s)
 
     async def _fail(self, failure: Failure) -> None:
         data = to_json({"error": failure.as_error(), "elapsed_s": round(time.monotonic() - self._began, 6)})

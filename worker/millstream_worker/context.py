@@ -10,8 +10,8 @@ import aiofiles
 from aiofiles.threadpool.binary import AsyncBufferedReader
 from pydantic_core import PydanticSerializationError, to_json
 
-from millstream.authoring.context import Level
 from millstream.confined_fs import NotServed, Opened
+from millstream.protocol.event_types import Level
 
 
 class AttemptContext:
