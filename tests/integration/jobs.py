@@ -5,6 +5,7 @@ from typing import Any
 
 from millstream.protocol.events import Event
 from millstream.protocol.jobs import Snapshot
+from millstream.store import keys
 from millstream.store.store import Claimed, NewJob, Store, new_job_id
 from tests.processes import until
 
@@ -43,7 +44,7 @@ async def running(store: Store, *, lease_s: float = LONG_S, **changes: Any) -> C
 
 async def lease_runs_out(store: Store, job: str) -> None:
     async def gone() -> bool:
-        return not await store.pipeline.call("EXISTS", f"arq:in-progress:{job}")
+        return not await store.pipeline.call("EXISTS", f"{keys.LEASE}{job}")
 
     await until(gone, what=f"the lease of {job} to run out")
 

@@ -16,6 +16,7 @@ from arq.connections import ArqRedis, RedisSettings, create_pool
 from arq.jobs import Job, ResultNotFound, SerializationError
 from arq.worker import Worker, func
 
+from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.store import Store
 from tests.integration.conftest import ANALYSES, Stack, database
@@ -109,7 +110,7 @@ async def test_a_running_job_of_a_stock_client_can_be_ended_and_the_client_is_to
         info = await job.result_info()
         assert info is not None
         assert (info.success, info.function, info.job_try, info.job_id) == (False, "hold", 1, job.job_id)
-        assert await store.zcard("arq:abort") == 0
+        assert await store.zcard(keys.ABORT) == 0
 
 
 async def test_a_job_that_a_stock_client_aborts_before_it_is_due_never_runs(stack: Stack, client_rpc: Rpc) -> None:
@@ -137,16 +138,16 @@ async def test_what_has_ended_or_runs_on_a_stock_worker_is_not_aborted(stack: St
         assert await done.result(timeout=10, poll_delay=0.02) == "Processed data: done"
         assert await done.abort(timeout=10) is False
         for id in ("theirs", "old"):  # claimed by nobody of ours
-            await store.set(f"arq:job:{id}", "{}", px=60_000)
+            await store.set(f"{keys.BODY}{id}", "{}", px=60_000)
         long_ago = (time.time() - 90_000) * 1000
-        await store.zadd("arq:abort", {"theirs": time.time() * 1000, "unheard of": time.time() * 1000, "old": long_ago})
+        await store.zadd(keys.ABORT, {"theirs": time.time() * 1000, "unheard of": time.time() * 1000, "old": long_ago})
 
         async def tidy() -> bool:
-            return [id.decode() for id in await store.zrange("arq:abort", 0, -1)] == ["theirs"]
+            return [id.decode() for id in await store.zrange(keys.ABORT, 0, -1)] == ["theirs"]
 
         await until(tidy, what="what is over to be taken off the list, and nothing else")
         assert await stands(client_rpc, done.job_id, "succeeded")
-        await store.delete("arq:abort", "arq:job:theirs", "arq:job:old")
+        await store.delete(keys.ABORT, f"{keys.BODY}theirs", f"{keys.BODY}old")
 
 
 async def test_a_stock_client_is_told_when_its_jobs_workers_are_lost(store: Store, valkey: Process) -> None:
@@ -232,7 +233,7 @@ async def test_a_job_of_an_analysis_that_nobody_knows_waits_for_a_worker_that_do
         scripts, waits = await calls("evalsha"), await calls("blpop")
         await until(waited, what="the workers to wait for a bell some times")
         assert await calls("evalsha") - scripts < 25 * (await calls("blpop") - waits), "they ask for it without pause"
-        assert await client.zscore("arq:queue", job.job_id) is not None
+        assert await client.zscore(keys.QUEUE, job.job_id) is not None
 
         await own_processes.worker(stack.store, MILLSTREAM_ANALYSES="tests.integration.late_analyses")
         assert await job.result(timeout=10, poll_delay=0.02) == "PATIENCE"
@@ -293,7 +294,7 @@ async def test_a_stock_worker_and_ours_leave_each_others_running_jobs_alone(
             leases: set[bytes] = set()
 
             async def renewed_often() -> bool:
-                leases.add(await store.pipeline.call("ZSCORE", "arq:queue", job.id))
+                leases.add(await store.pipeline.call("ZSCORE", keys.QUEUE, job.id))
                 return len(leases) > 4
 
             await until(renewed_often, what="the lease to be renewed for longer than it would last by itself")

@@ -11,6 +11,7 @@ import pytest
 from millstream.protocol.events import START, Cursor, Event, read_published
 from millstream.protocol.fleet import Advertisement
 from millstream.protocol.jobs import Page
+from millstream.store import keys
 from millstream.store.store import Claimed, Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, events, running, snapshot
@@ -130,14 +131,14 @@ async def test_there_is_no_page_and_no_snapshot_of_a_job_that_is_not_there_or_an
     assert await store.cancel(job.id, "bob", None) is None
     assert await store.cancel("nothing", "ann", None) is None
     assert (await snapshot(store, job.id)).status == "queued"
-    assert await store.pipeline.call("EXISTS", "ms:job:nothing") == 0
+    assert await store.pipeline.call("EXISTS", f"{keys.JOB}nothing") == 0
     assert await store.snapshot(job.id, "ann") == await store.snapshot(job.id)
 
 
 async def test_a_node_that_submits_or_attaches_hears_every_event_and_another_does_not(
     store: Store, client: Client
 ) -> None:
-    async with listening(client, "ms:node:n1") as first, listening(client, "ms:node:n2") as second:
+    async with listening(client, f"{keys.NODE}n1") as first, listening(client, f"{keys.NODE}n2") as second:
         await store.submit(a_job("odd\njob", node="n1"))
         (job,) = await claim(store)
         await store.attach(job.id, node="n2")
@@ -151,7 +152,7 @@ async def test_a_node_that_submits_or_attaches_hears_every_event_and_another_doe
 
 
 async def test_a_node_that_wants_only_the_end_hears_only_that(store: Store, client: Client) -> None:
-    async with listening(client, "ms:node:n1") as submitter, listening(client, "ms:node:n2") as other:
+    async with listening(client, f"{keys.NODE}n1") as submitter, listening(client, f"{keys.NODE}n2") as other:
         await store.submit(a_job("j", node="n1", terminal_only=True))
         await store.attach("j", node="n2", terminal_only=True)
         (job,) = await claim(store)
@@ -165,7 +166,7 @@ async def test_a_node_that_wants_only_the_end_hears_only_that(store: Store, clie
 
 
 async def test_who_attaches_twice_hears_everything_once(store: Store, client: Client) -> None:
-    async with listening(client, "ms:node:n1") as heard:
+    async with listening(client, f"{keys.NODE}n1") as heard:
         job = await running(store, node="n1")
         for _ in range(3):
             await store.attach(job.id, node="n1")
@@ -184,12 +185,12 @@ async def test_who_wants_only_the_end_gets_it_from_the_log_as_well(store: Store)
 
 
 async def watchers(store: Store, job: str) -> tuple[bytes, bytes]:
-    watch, watch_end = await store.pipeline.call("HMGET", f"ms:job:{job}", "watch", "watch_end")
+    watch, watch_end = await store.pipeline.call("HMGET", f"{keys.JOB}{job}", "watch", "watch_end")
     return watch or b"", watch_end or b""
 
 
 async def test_a_node_that_nobody_listens_for_is_taken_off_and_the_others_stay(store: Store, client: Client) -> None:
-    async with listening(client, "ms:node:here") as heard:
+    async with listening(client, f"{keys.NODE}here") as heard:
         job = await running(store, node="gone")
         await store.attach(job.id, node="here")
         await store.attach(job.id, node="gone2")
@@ -200,7 +201,7 @@ async def test_a_node_that_nobody_listens_for_is_taken_off_and_the_others_stay(s
 
 
 async def test_a_node_that_detaches_hears_nothing_more_and_the_others_do(store: Store, client: Client) -> None:
-    async with listening(client, "ms:node:n1") as first, listening(client, "ms:node:n11") as second:
+    async with listening(client, f"{keys.NODE}n1") as first, listening(client, f"{keys.NODE}n11") as second:
         job = await running(store)
         for node in ("n1", "n11"):
             await store.attach(job.id, node=node)
@@ -259,17 +260,17 @@ async def test_a_queued_job_is_cancelled_at_once_and_never_runs(store: Store, cl
     last = (await events(store, job.id))[-1]
     assert (last.type, json.loads(last.data)) == ("cancelled", {"reason": 'enough "now"'})
     assert await claim(store) == []
-    assert await client.zcard("arq:queue") == 0
-    assert await client.exists(f"arq:job:{job.id}", "ms:inflight:ann") == 0
+    assert await client.zcard(keys.QUEUE) == 0
+    assert await client.exists(f"{keys.BODY}{job.id}", f"{keys.INFLIGHT}ann") == 0
 
 
 async def test_the_worker_of_a_running_job_is_told_that_it_was_cancelled(store: Store, client: Client) -> None:
-    async with listening(client, "ms:stop:w") as heard:
+    async with listening(client, f"{keys.STOP}w") as heard:
         job = await running(store)
         await store.cancel(job.id, "", None)
         async with asyncio.timeout(5):
             assert await heard.get() == f"{job.id}\n{job.token}".encode()
-    assert await client.exists(f"arq:in-progress:{job.id}") == 0
+    assert await client.exists(f"{keys.LEASE}{job.id}") == 0
 
 
 async def test_cancelling_what_has_ended_changes_nothing_and_is_no_error(store: Store) -> None:
@@ -286,7 +287,7 @@ async def test_what_workers_advertise_is_read_back_and_told_only_when_it_changed
         for name in "ab"
     )
     slower = a.model_copy(update={"timeout_s": 2})
-    async with listening(client, "ms:catalog") as heard:
+    async with listening(client, keys.CATALOG) as heard:
         await store.advertise([a, b])
         await store.advertise([a])
         assert await store.analyses() == [a, b]

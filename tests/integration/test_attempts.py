@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from millstream.protocol.errors import Problem
+from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.store import Claimed, LeaseLost, LogFull, Store
 from tests.integration.conftest import Client
@@ -225,12 +226,12 @@ async def test_the_end_leaves_the_queue_and_gives_what_is_kept_a_time_to_live(
 ) -> None:
     kept = await limited(store, keep_s=50)
     job = await running(store, owner="ann", key="k", fingerprint="f")
-    await client.set(f"arq:retry:{job.id}", 1)  # by a stock worker that had it before
+    await client.set(f"{keys.RETRY}{job.id}", 1)  # by a stock worker that had it before
     await end(kept, job)
-    assert await client.zcard("arq:queue") == 0
-    for key in (f"arq:job:{job.id}", f"arq:in-progress:{job.id}", f"arq:retry:{job.id}", "ms:inflight:ann"):
+    assert await client.zcard(keys.QUEUE) == 0
+    for key in (f"{keys.BODY}{job.id}", f"{keys.LEASE}{job.id}", f"{keys.RETRY}{job.id}", f"{keys.INFLIGHT}ann"):
         assert not await client.exists(key), key
-    for key in (f"ms:job:{job.id}", f"ms:log:{job.id}", "ms:key:ann:k"):
+    for key in (f"{keys.JOB}{job.id}", f"{keys.LOG}{job.id}", f"{keys.KEY}ann:k"):
         assert 40 < await client.ttl(key) <= 50
     assert (await snapshot(store, job.id)).finished_at is not None
     await kept.close()
@@ -240,9 +241,9 @@ async def test_a_result_for_stock_arq_is_kept_only_where_it_is_given(store: Stor
     with_result, without = await running(store), await running(store)
     await store.finish(with_result, "succeeded", b'{"result":1}', b"for arq")
     await store.finish(without, "succeeded", b'{"result":1}')
-    assert await client.get(f"arq:result:{with_result.id}") == b"for arq"
-    assert await client.ttl(f"arq:result:{with_result.id}") > 0
-    assert not await client.exists(f"arq:result:{without.id}")
+    assert await client.get(f"{keys.RESULT}{with_result.id}") == b"for arq"
+    assert await client.ttl(f"{keys.RESULT}{with_result.id}") > 0
+    assert not await client.exists(f"{keys.RESULT}{without.id}")
 
 
 async def test_a_retry_waits_for_its_delay_and_uses_up_an_attempt(store: Store) -> None:
@@ -279,9 +280,9 @@ async def test_a_job_that_is_given_back_waits_in_its_own_lane_and_a_worker_is_wo
     await store.submit(a_job("j", queue="q", priority="high", max_attempts=2))
     (job,) = await claim(store, queue="q")
     await store.submit(a_job("other", queue="q"))
-    await client.delete("ms:bell:q")  # it was heard
+    await client.delete(keys.bell("q"))  # it was heard
     await end(store, job)
-    assert await client.llen("ms:bell:q") == 1
+    assert await client.llen(keys.bell("q")) == 1
     assert [again.id for again in await claim(store, 1, queue="q")] == ["j"]
 
 
@@ -292,9 +293,9 @@ async def test_a_heartbeat_says_what_was_lost_and_renews_only_what_is_owned(stor
     again = await claimed_again(store, replaced.id, lease_s=60)
     lost = await renew(store, "w", 30, good, cancelled, replaced)
     assert sorted(lost) == sorted((job.id, job.token) for job in (cancelled, replaced))
-    assert 29_000 < await store.pipeline.call("PTTL", f"arq:in-progress:{good.id}") <= 30_000
-    assert await store.pipeline.call("PTTL", f"arq:in-progress:{again.id}") > 50_000
-    assert not await store.pipeline.call("EXISTS", f"arq:in-progress:{cancelled.id}")
+    assert 29_000 < await store.pipeline.call("PTTL", f"{keys.LEASE}{good.id}") <= 30_000
+    assert await store.pipeline.call("PTTL", f"{keys.LEASE}{again.id}") > 50_000
+    assert not await store.pipeline.call("EXISTS", f"{keys.LEASE}{cancelled.id}")
 
 
 async def test_a_heartbeat_lists_the_worker_for_a_lease_and_a_second_whatever_the_lease_of_others(
@@ -302,40 +303,40 @@ async def test_a_heartbeat_lists_the_worker_for_a_lease_and_a_second_whatever_th
 ) -> None:
     await renew(store, "w1", 0.05)
     await renew(store, "w2", 60)
-    assert await client.zrange("ms:workers", 0, -1) == [b"w1", b"w2"]
-    assert 0 < await client.pttl("ms:worker:w1") <= 1050
-    assert 60_000 < await client.pttl("ms:worker:w2") <= 61_000
+    assert await client.zrange(keys.WORKERS, 0, -1) == [b"w1", b"w2"]
+    assert 0 < await client.pttl(f"{keys.WORKER}w1") <= 1050
+    assert 60_000 < await client.pttl(f"{keys.WORKER}w2") <= 61_000
 
     async def gone() -> bool:
-        return not await client.exists("ms:worker:w1")
+        return not await client.exists(f"{keys.WORKER}w1")
 
     await until(gone, what="the worker's heartbeat to run out")
     await renew(store, "w3", 0.05)
-    assert await client.zrange("ms:workers", 0, -1) == [b"w3", b"w2"]
+    assert await client.zrange(keys.WORKERS, 0, -1) == [b"w3", b"w2"]
 
 
 async def test_what_runs_for_long_outlives_its_time_to_live(store: Store, client: Client) -> None:
     short = await Store(store.pipeline.url, name="short", limits=Limits(life_s=100)).open(10)
     await short.submit(a_job("j", owner="ann"))
     (job,) = await claim(short)
-    for key in ("arq:job:j", "ms:job:j", "ms:log:j", "ms:inflight:ann"):
+    for key in (f"{keys.BODY}j", f"{keys.JOB}j", f"{keys.LOG}j", f"{keys.INFLIGHT}ann"):
         await client.pexpire(key, 5000)
     assert await renew(short, "w", 30, job) == []
-    for key in ("arq:job:j", "ms:job:j", "ms:log:j", "ms:inflight:ann"):
+    for key in (f"{keys.BODY}j", f"{keys.JOB}j", f"{keys.LOG}j", f"{keys.INFLIGHT}ann"):
         assert await client.ttl(key) > 90, key
     await short.close()
 
 
 async def test_a_key_names_its_job_for_as_long_as_that_runs(store: Store, client: Client) -> None:
     job = await running(store, owner="ann", key="k", fingerprint="f")
-    await client.pexpire("ms:key:ann:k", 60_000)  # it has run for nearly a life
+    await client.pexpire(f"{keys.KEY}ann:k", 60_000)  # it has run for nearly a life
     assert await renew(store, "w", 30, job) == []
-    assert await client.pttl("ms:key:ann:k") >= await client.pttl(f"ms:job:{job.id}"), "as the record"
+    assert await client.pttl(f"{keys.KEY}ann:k") >= await client.pttl(f"{keys.JOB}{job.id}"), "as the record"
 
 
 async def test_what_runs_for_long_is_in_flight_all_the_while(store: Store, client: Client) -> None:
     job = await running(store, owner="ann")
-    await client.zadd("ms:inflight:ann", {job.id: 1})  # its life would have ended long ago
+    await client.zadd(f"{keys.INFLIGHT}ann", {job.id: 1})  # its life would have ended long ago
     assert await renew(store, "w", 30, job) == []
     await in_flight(store, "ann", 1)
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from millstream.protocol.jobs import PRIORITIES
+from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.store import LeaseLost, Store
 from tests.integration.conftest import Client, database
@@ -34,9 +35,9 @@ async def test_a_claimed_job_runs_under_a_lease(store: Store) -> None:
     (claimed,) = await claim(store, lease_s=20, worker="w7")
     assert (claimed.id, claimed.attempt, claimed.max_attempts, claimed.retry) == (job.id, 1, 4, True)
     assert (claimed.timeout_s, claimed.analysis, claimed.body, claimed.adopted) == (1.5, "a", b'{"f":"a"}', False)
-    assert await store.pipeline.call("GET", f"arq:in-progress:{job.id}") == claimed.token.encode()
-    assert 19_000 < await store.pipeline.call("PTTL", f"arq:in-progress:{job.id}") <= 20_000
-    due_ms = int(await store.pipeline.call("ZSCORE", "arq:queue", job.id)) - await milliseconds(store)
+    assert await store.pipeline.call("GET", f"{keys.LEASE}{job.id}") == claimed.token.encode()
+    assert 19_000 < await store.pipeline.call("PTTL", f"{keys.LEASE}{job.id}") <= 20_000
+    due_ms = int(await store.pipeline.call("ZSCORE", keys.QUEUE, job.id)) - await milliseconds(store)
     assert 19_000 < due_ms <= 20_001, "a stock worker must see it in the future"
     started = (await events(store, job.id))[-1]
     assert (started.type, started.attempt, json.loads(started.data)) == ("started", 1, {"attempt": 1, "worker": "w7"})
@@ -76,7 +77,7 @@ async def test_a_worker_claims_from_its_own_queue_only(store: Store) -> None:
 
 async def test_a_delayed_job_is_claimed_when_it_is_due_and_a_worker_knows_when_that_is(store: Store) -> None:
     async def due_ms(job: str) -> float:
-        return float(await store.pipeline.call("ZSCORE", "arq:queue", job))
+        return float(await store.pipeline.call("ZSCORE", keys.QUEUE, job))
 
     await store.submit(a_job("later", delay_s=60))
     before = await milliseconds(store)
@@ -186,14 +187,14 @@ async def test_a_job_whose_last_attempt_is_lost_fails_without_any_worker_asking_
 
 async def test_a_renewed_lease_does_not_run_out(store: Store) -> None:
     job = await running(store, lease_s=60)
-    lease = f"arq:in-progress:{job.id}"
+    lease = f"{keys.LEASE}{job.id}"
     for _ in range(4):
         await store.pipeline.call("PEXPIRE", lease, "30000")  # as if half of it were over
-        await store.pipeline.call("ZINCRBY", "arq:queue", "-30000", job.id)
+        await store.pipeline.call("ZINCRBY", keys.QUEUE, "-30000", job.id)
         assert await renew(store, "w", 60, job) == []
         assert await claim(store, worker="w2") == []
         assert await store.pipeline.call("PTTL", lease) > 30_000
-        due_ms = float(await store.pipeline.call("ZSCORE", "arq:queue", job.id))
+        due_ms = float(await store.pipeline.call("ZSCORE", keys.QUEUE, job.id))
         assert due_ms - await milliseconds(store) > 30_000
     await store.finish(job, "succeeded", b'{"result":1}')
 
@@ -222,13 +223,13 @@ async def test_only_what_waited_too_long_is_ended_of_a_long_lane(store: Store, c
     await asyncio.gather(*((short if job in dead else store).submit(job) for job in jobs))
 
     async def gone() -> bool:
-        return not await client.exists(*(f"arq:job:{job.id}" for job in dead))
+        return not await client.exists(*(f"{keys.BODY}{job.id}" for job in dead))
 
     await until(gone, what="the end of their lives")
     await store.expire("default")
     statuses = [(await snapshot(store, job.id)).status for job in jobs]
     assert statuses == ["failed" if job in dead else "queued" for job in jobs]
-    assert await client.zcard("arq:queue") == len(jobs) - len(dead) + 1
+    assert await client.zcard(keys.QUEUE) == len(jobs) - len(dead) + 1
     await short.finish(held, "succeeded", b'{"result":1}')
     await short.close()
 
@@ -239,72 +240,72 @@ async def test_a_job_that_waited_longer_than_it_may_live_ends_as_expired(store: 
     await short.submit(job)
 
     async def gone() -> bool:
-        return not await client.exists(f"arq:job:{job.id}")
+        return not await client.exists(f"{keys.BODY}{job.id}")
 
     await until(gone, what="the end of its life")
     assert await claim(store) == []
     found = await snapshot(store, job.id)
     assert (found.status, found.error["code"]) == ("failed", "expired")
-    assert await client.zcard("arq:queue") == 0
+    assert await client.zcard(keys.QUEUE) == 0
     await short.close()
 
 
 async def test_a_queue_entry_without_a_job_is_cleared_away(store: Store, client: Client) -> None:
-    await client.zadd("arq:queue", {"nothing": 1})
+    await client.zadd(keys.QUEUE, {"nothing": 1})
     assert await claim(store) == []
-    assert await client.zcard("arq:queue") == 0
+    assert await client.zcard(keys.QUEUE) == 0
 
 
 @pytest.mark.parametrize("name", ["a", "odd\nname with space", "ünï\U0001f600"])
 async def test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log(store: Store, client: Client, name: str) -> None:
     body = b'{"t":null,"f":"a","a":[1],"k":{},"et":1}'
-    await client.set(f"arq:job:{name}", body, ex=100)
-    await client.zadd("arq:queue", {name: 1})
+    await client.set(f"{keys.BODY}{name}", body, ex=100)
+    await client.zadd(keys.QUEUE, {name: 1})
     (job,) = await claim(store, adopt_attempts=5)
     assert (job.id, job.analysis, job.body, job.adopted) == (name, "a", body, True)
     assert (job.attempt, job.max_attempts, job.retry) == (1, 5, False)
     assert [(event.job, event.type) for event in await events(store, name)] == [(name, "queued"), (name, "started")]
     assert (await snapshot(store, name)).owner is None
-    for key in (f"ms:job:{name}", f"ms:log:{name}"):
+    for key in (f"{keys.JOB}{name}", f"{keys.LOG}{name}"):
         assert 86_000_000 < await client.pttl(key) <= 86_400_000, "a life, as for any other job"
 
 
 async def test_what_a_stock_client_is_told_of_a_cancelled_job_goes_away_by_itself(store: Store, client: Client) -> None:
-    await client.set("arq:job:x", b'{"t":null,"f":"a","a":[1],"k":{},"et":1}', ex=100)
-    await client.zadd("arq:queue", {"x": 1})
+    await client.set(f"{keys.BODY}x", b'{"t":null,"f":"a","a":[1],"k":{},"et":1}', ex=100)
+    await client.zadd(keys.QUEUE, {"x": 1})
     await claim(store)
     await store.cancel("x", "", None)
-    assert 0 < await client.ttl("arq:result:x") <= 3600
+    assert 0 < await client.ttl(f"{keys.RESULT}x") <= 3600
 
 
 async def test_a_job_that_a_stock_worker_runs_is_left_alone_and_not_waited_for(store: Store, client: Client) -> None:
-    await client.set("arq:job:x", b'{"t":null,"f":"a","a":[],"k":{},"et":1}', ex=100)
-    await client.zadd("arq:queue", {"x": 1})
-    await client.set("arq:in-progress:x", b"1", ex=100)
+    await client.set(f"{keys.BODY}x", b'{"t":null,"f":"a","a":[],"k":{},"et":1}', ex=100)
+    await client.zadd(keys.QUEUE, {"x": 1})
+    await client.set(f"{keys.LEASE}x", b"1", ex=100)
     wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
     assert jobs == []
     assert wait is None or wait > 0
-    assert await client.zscore("arq:queue", "x") == 1
-    assert not await client.exists("ms:job:x")
+    assert await client.zscore(keys.QUEUE, "x") == 1
+    assert not await client.exists(f"{keys.JOB}x")
 
 
 async def test_a_job_of_ours_that_a_stock_worker_runs_is_left_alone(store: Store, client: Client) -> None:
     job = a_job()
     await store.submit(job)
-    await client.set(f"arq:in-progress:{job.id}", b"1", ex=100)
+    await client.set(f"{keys.LEASE}{job.id}", b"1", ex=100)
     assert await claim(store) == []
-    assert await client.get(f"arq:in-progress:{job.id}") == b"1"
+    assert await client.get(f"{keys.LEASE}{job.id}") == b"1"
     assert await types(store, job.id) == ["queued"]
 
 
 async def test_a_claim_that_finds_less_than_it_could_take_silences_the_bell(store: Store, client: Client) -> None:
     for _ in range(100):
         await store.submit(a_job())
-    assert await client.llen("ms:bell:default") == 1
+    assert await client.llen(keys.bell("default")) == 1
     await claim(store, 100)
-    assert await client.llen("ms:bell:default") == 1
+    assert await client.llen(keys.bell("default")) == 1
     await claim(store, 1)
-    assert await client.llen("ms:bell:default") == 0
+    assert await client.llen(keys.bell("default")) == 0
 
 
 @pytest.mark.parametrize("priority", ["high", "default", "low"])
@@ -315,9 +316,9 @@ async def test_a_worker_that_cannot_take_all_that_is_due_wakes_another(
         await store.submit(a_job(priority=priority))
     await store.submit(a_job(delay_s=60))
     for left in (2, 1, 0):
-        await client.delete("ms:bell:default")  # it was heard
+        await client.delete(keys.bell("default"))  # it was heard
         assert len(await claim(store, 1)) == 1
-        assert await client.llen("ms:bell:default") == (1 if left else 0)
+        assert await client.llen(keys.bell("default")) == (1 if left else 0)
 
 
 async def test_jobs_that_no_worker_here_knows_do_not_hold_up_their_owner(store: Store) -> None:

@@ -196,19 +196,19 @@ async def fair(store: Store) -> AsyncIterator[Store]:
 
 
 async def test_jobs_that_ran_out_of_life_hold_no_place_in_the_line(fair: Store, client: Client) -> None:
-    await client.zadd("ms:front:arq:queue:ann", {"dead": 1})
+    await client.zadd(f"{keys.FRONT}arq:queue:ann", {"dead": 1})
     await fair.submit(a_job("alive", owner="ann"))
-    assert await client.zrange("arq:queue", 0, -1) == [b"alive"]
-    assert await client.zrange("ms:front:arq:queue:ann", 0, -1) == [b"alive"]
+    assert await client.zrange(keys.QUEUE, 0, -1) == [b"alive"]
+    assert await client.zrange(f"{keys.FRONT}arq:queue:ann", 0, -1) == [b"alive"]
 
 
 async def test_the_next_that_still_lives_moves_up_past_those_that_do_not(fair: Store, client: Client) -> None:
     for name in ("first", "dead", "dead too", "last"):
         await fair.submit(a_job(name, owner="ann"))
-    await client.delete("ms:job:dead", "ms:job:dead too")
+    await client.delete(f"{keys.JOB}dead", f"{keys.JOB}dead too")
     await fair.cancel("first", "ann", None)
     assert [job.id for job in await claim(fair)] == ["last"]
-    assert not await client.exists("ms:job:dead", "ms:job:dead too", "ms:back:arq:queue")
+    assert not await client.exists(f"{keys.JOB}dead", f"{keys.JOB}dead too", f"{keys.BACK}arq:queue")
 
 
 async def test_jobs_at_the_back_of_the_line_are_told_of_as_waiting(fair: Store) -> None:

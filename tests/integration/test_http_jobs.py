@@ -13,6 +13,7 @@ import pytest_asyncio
 import redis.asyncio as redis
 
 from millstream.apikeys import new_key, write_keys
+from millstream.store import keys
 from tests.integration.conftest import ANALYSES, Stack, database
 from tests.integration.web import JSONL, SSE, ended, following, pointers, problem, submit, web
 from tests.integration.within import within
@@ -54,8 +55,8 @@ async def test_a_job_has_the_options_that_the_socket_knows_too(http: httpx.Async
     snapshot = (await http.get(f"/jobs/{job}")).json()
     assert (snapshot["status"], snapshot["max_attempts"]) == ("queued", 2)
     async with redis.Redis.from_url(stack.store.url) as client:
-        assert await client.hmget(f"ms:job:{job}", "timeout", "retry") == [b"5000", b"1"]
-        due_ms = await client.zscore("arq:queue:low", job)
+        assert await client.hmget(f"{keys.JOB}{job}", "timeout", "retry") == [b"5000", b"1"]
+        due_ms = await client.zscore(f"{keys.QUEUE}:low", job)
         first_ms = int(snapshot["cursor"].partition("-")[2])
     assert due_ms is not None, "it is among those of low priority"
     assert 60_000 <= due_ms - first_ms < 60_001

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import redis.asyncio as redis
 
+from millstream.store import keys
 from millstream.store.store import Store
 from millstream_api.jobs import streams
 from millstream_api.jobs.hub import State
@@ -197,7 +198,7 @@ async def test_a_log_that_the_store_has_lost_is_a_gap_and_the_stream_ends(
     job = await submit(http, "process", {"text": "x"})
     snapshot = await ended(http, job)
     async with redis.Redis.from_url(stack.store.url) as client:
-        await client.delete(f"ms:log:{job}")
+        await client.delete(f"{keys.LOG}{job}")
     (gap,) = await events(http, job, **query)
     assert (gap["type"], gap["after"], gap["replay_from"]) == ("gap", "0-0", snapshot["cursor"])
     assert gap["snapshot"]["status"] == "succeeded"
@@ -214,8 +215,8 @@ async def test_a_beginning_that_the_store_has_lost_is_a_gap_before_what_is_left(
 
     await until(running, what="the job to run")
     async with redis.Redis.from_url(stack.store.url) as client:
-        await client.xtrim(f"ms:log:{job}", maxlen=1, approximate=False)
-        left = int((await client.xrange(f"ms:log:{job}"))[0][0].split(b"-")[0])
+        await client.xtrim(f"{keys.LOG}{job}", maxlen=1, approximate=False)
+        left = int((await client.xrange(f"{keys.LOG}{job}"))[0][0].split(b"-")[0])
     gate.touch()
     gap, *rest = await events(http, job)
     assert (gap["type"], gap["after"], gap["replay_from"]) == ("gap", "0-0", "0-0")

@@ -108,7 +108,7 @@ async def test_every_key_that_jobs_leave_behind_goes_away_by_itself(used: Stack,
     async with redis.Redis.from_url(used.store.url) as client:
 
         async def nothing_runs() -> bool:
-            return not await client.keys("arq:queue*") and not await client.keys("arq:in-progress:*")
+            return not await client.keys(f"{keys.QUEUE}*") and not await client.keys(f"{keys.LEASE}*")
 
         await until(nothing_runs, what="the last jobs to end")
         left = {key.decode(): await client.ttl(key) for key in await client.keys("*")}
@@ -117,7 +117,7 @@ async def test_every_key_that_jobs_leave_behind_goes_away_by_itself(used: Stack,
         kinds = {key.split(":", 2)[1] for key in left if key.startswith("ms:")}
         assert {"job", "log", "key", "jobs", "bucket", "worker", "workers", "analyses"} <= kinds
         assert not [
-            key for key in left if key.startswith(("ms:inflight", "ms:front", "ms:back", keys.BODY, keys.RETRY))
+            key for key in left if key.startswith((keys.INFLIGHT, keys.FRONT, keys.BACK, keys.BODY, keys.RETRY))
         ]
         assert [key for key in left if key.startswith(keys.RESULT)]
         ended = [key for key in left if key.startswith((keys.JOB, keys.LOG, keys.KEY))]

@@ -10,6 +10,7 @@ import redis.asyncio as redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from millstream.store import keys
 from millstream_api.jobs import commands
 from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
@@ -99,17 +100,17 @@ async def test_past_the_limit_in_flight_a_plain_socket_is_not_read_and_nothing_i
 ) -> None:
     gate = tmp_path / "gate"
     async with redis.Redis.from_url(small.store.url) as store, plain(small.api, "?analysis=wait_for") as socket:
-        before = await store.keys("ms:job:*")
+        before = await store.keys(f"{keys.JOB}*")
         for _ in range(12):
             await socket.send(str(gate))
 
         async def three() -> bool:
-            return len(await store.keys("ms:job:*")) == len(before) + 3
+            return len(await store.keys(f"{keys.JOB}*")) == len(before) + 3
 
         await until(three, what="three jobs")
         gate.touch()
         assert [await socket.recv() for _ in range(12)] == [str(gate)] * 12
-        new = [key for key in await store.keys("ms:job:*") if key not in before]
+        new = [key for key in await store.keys(f"{keys.JOB}*") if key not in before]
         times = [await store.hmget(key, "created", "finished") for key in new]
     created, finished = (sorted(map(int, those)) for those in zip(*times, strict=True))
     assert len(created) == 12
@@ -124,7 +125,7 @@ async def test_a_plain_client_waits_where_the_queue_is_full_and_is_answered_in_t
     held = [await client.submit("hold", {"gate": str(gate)}) for _ in range(3)]
 
     async def full() -> bool:
-        return bool(await store.zcard("arq:queue") == 4)
+        return bool(await store.zcard(keys.QUEUE) == 4)
 
     async with redis.Redis.from_url(small.store.url) as store, plain(small.api) as socket:
         for number in range(3):

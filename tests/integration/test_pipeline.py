@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio as redis
 
 from millstream.protocol.errors import StoreUnavailable
+from millstream.store import keys
 from millstream.store.embedded import free_port
 from millstream.store.limits import Limits
 from millstream.store.pipeline import Pipeline, shown
@@ -162,7 +163,7 @@ async def test_jobs_submitted_while_the_connection_breaks_again_and_again_are_th
             jobs.extend(item.job for item in await asyncio.gather(*(store.submit(a_job()) for _ in range(10))))
 
     await break_often(client, submit_many(), stop)
-    assert sorted(await client.zrange("arq:queue", 0, -1)) == sorted(job.encode() for job in jobs)
+    assert sorted(await client.zrange(keys.QUEUE, 0, -1)) == sorted(job.encode() for job in jobs)
 
 
 async def test_events_appended_while_the_connection_breaks_are_there_once(store: Store, client: Client) -> None:
@@ -194,7 +195,7 @@ async def test_scripts_that_the_store_forgot_are_loaded_again(store: Store, clie
 
 
 async def test_an_error_in_a_script_is_raised_and_not_repeated(store: Store, client: Client) -> None:
-    await client.set("ms:job:broken", "not a hash")
+    await client.set(f"{keys.JOB}broken", "not a hash")
     with pytest.raises(hiredis.ReplyError, match="WRONGTYPE"):
         await store.snapshot("broken")
 

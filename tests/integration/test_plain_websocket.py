@@ -8,6 +8,7 @@ import pytest
 import redis.asyncio as redis
 from websockets.exceptions import ConnectionClosed
 
+from millstream.store import keys
 from tests.integration.conftest import Client, Stack
 from tests.integration.rpc import plain
 from tests.processes import until
@@ -116,9 +117,9 @@ async def running_jobs(client: Client, analysis: str, count: int = 1) -> list[st
     found: list[str] = []
 
     async def all_found() -> bool:
-        keys = [key.decode() async for key in client.scan_iter("ms:job:*")]
+        records = [key.decode() async for key in client.scan_iter(f"{keys.JOB}*")]
         wanted = [analysis.encode(), b"running"]
-        found[:] = [key for key in keys if await client.hmget(key, "analysis", "status") == wanted]
+        found[:] = [key for key in records if await client.hmget(key, "analysis", "status") == wanted]
         return len(found) == count
 
     await until(all_found, what=f"{count} jobs of {analysis}")

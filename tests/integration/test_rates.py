@@ -125,7 +125,7 @@ async def slow(store: Store) -> AsyncIterator[Store]:
 
 async def let_pass(client: Client, seconds: int) -> None:
     """As if so much time had passed since the owner's last submission."""
-    await client.hincrby("ms:bucket:ann", "at", -1000 * seconds)
+    await client.hincrby(f"{keys.BUCKET}ann", "at", -1000 * seconds)
 
 
 async def accepted(slow: Store) -> int:
@@ -159,7 +159,7 @@ async def test_a_refused_submit_is_told_when_there_is_room_again(slow: Store, cl
 
 async def test_what_was_submitted_is_remembered_until_all_of_it_has_come_back(slow: Store, client: Client) -> None:
     assert await accepted(slow) == 3
-    assert await client.pttl("ms:bucket:ann") > 250_000
+    assert await client.pttl(f"{keys.BUCKET}ann") > 250_000
 
 
 async def test_a_clock_that_is_set_back_costs_no_submissions(slow: Store, client: Client) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis.asyncio as redis
 
+from millstream.store import keys
 from millstream.store.keys import NODE
 from tests.integration.conftest import Stack
 from tests.integration.rpc import Rpc, rpc
@@ -130,8 +131,8 @@ async def test_a_job_that_the_store_lost_while_it_was_followed_is_a_gap_without_
 ) -> None:
     job = await client_rpc.submit("process", {"text": "x"}, delay_s=60, events=events)
     async with redis.Redis.from_url(stack.store.url) as client:
-        await client.delete(f"ms:job:{job}", f"ms:log:{job}", f"arq:job:{job}")
-        await client.zrem("arq:queue", job)
+        await client.delete(f"{keys.JOB}{job}", f"{keys.LOG}{job}", f"{keys.BODY}{job}")
+        await client.zrem(keys.QUEUE, job)
     await client_rpc.wait(lambda: any(f.get("method") == "job.gap" for f in client_rpc.frames), what="the gap")
     gap = client_rpc.frames[-1]["params"]
     assert (gap["job"], gap["snapshot"]) == (job, None)
@@ -172,10 +173,10 @@ async def test_nobody_is_told_of_jobs_that_nobody_follows_any_more(stack: Stack,
         async with rpc(stack.api) as other:
             job = await other.submit("hold")
             await other.until(job, "log")
-            assert await client.hget(f"ms:job:{job}", "watch")
+            assert await client.hget(f"{keys.JOB}{job}", "watch")
 
         async def unwatched() -> bool:
-            return bool(await client.hget(f"ms:job:{job}", "watch") == b"")
+            return bool(await client.hget(f"{keys.JOB}{job}", "watch") == b"")
 
         await until(unwatched, what="the API to leave the job")
         assert await client.pubsub_channels(f"{NODE}*"), "the API itself is still there"

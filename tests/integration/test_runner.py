@@ -12,6 +12,7 @@ import pytest
 from millstream import Context, Retry, analysis
 from millstream.authoring.analysis import MARK, Analysis
 from millstream.confined_fs import ServedDirectory
+from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.store import Claimed, LeaseLost, Store
 from millstream_worker.attempt import Attempt, Stop
@@ -246,7 +247,7 @@ async def test_an_attempt_that_lost_its_lease_is_ended_and_tells_nothing(store: 
     cancelled = asyncio.Event()
 
     async def talk(ctx: Context) -> None:
-        await client.delete(f"arq:in-progress:{job.id}")
+        await client.delete(f"{keys.LEASE}{job.id}")
         await ctx.emit(1)
         try:
             await forever(ctx)
@@ -265,7 +266,7 @@ async def test_an_analysis_that_goes_on_without_its_lease_hears_of_it_from_its_n
     heard: list[type[BaseException]] = []
 
     async def talk(ctx: Context) -> None:
-        await client.delete(f"arq:in-progress:{job.id}")
+        await client.delete(f"{keys.LEASE}{job.id}")
         await ctx.emit(1)
         try:
             await forever(ctx)

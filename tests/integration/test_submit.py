@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from millstream.protocol.errors import Problem
+from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.store import Store, UnexpectedReply
 from tests.integration.conftest import Client
@@ -153,7 +154,7 @@ async def test_a_refused_submit_leaves_its_key_free(store: Store) -> None:
 async def test_every_key_of_a_new_job_has_a_time_to_live_but_its_lane_and_the_bell(store: Store) -> None:
     await store.submit(a_job(key="k", fingerprint="f", owner="ann"))
     lasting = [key for key in await everything(store) if await store.pipeline.call("PTTL", key) == -1]
-    assert sorted(lasting) == [b"arq:queue", b"ms:bell:default"]
+    assert sorted(lasting) == [keys.QUEUE.encode(), keys.bell("default").encode()]
 
 
 async def test_an_answer_that_is_not_known_is_taken_for_no_other(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +169,7 @@ async def test_an_answer_that_is_not_known_is_taken_for_no_other(store: Store, m
 async def test_a_delayed_job_lives_for_its_delay_and_a_life(store: Store, client: Client) -> None:
     async with limited(store, life_s=2) as short:
         await short.submit(a_job("j", delay_s=60))
-        for key in ("arq:job:j", "ms:job:j", "ms:log:j"):
+        for key in (f"{keys.BODY}j", f"{keys.JOB}j", f"{keys.LOG}j"):
             assert await client.pttl(key) > 60_000, key
 
 
@@ -184,25 +185,25 @@ async def one_after_another(store: Store, owner: str) -> set[bytes]:
 async def test_the_list_of_an_owners_jobs_is_bounded_and_keeps_the_newest(store: Store, client: Client) -> None:
     await store.submit(a_job(owner="ann", delay_s=600))  # one is always in flight
     begin = await milliseconds(store) - 20_000
-    await client.zadd("ms:jobs:ann", {f"old-{number}": begin + number for number in range(10_050)})
+    await client.zadd(f"{keys.JOBS}ann", {f"old-{number}": begin + number for number in range(10_050)})
     new = await one_after_another(store, "ann")
-    listed = await client.zrange("ms:jobs:ann", 0, -1)
+    listed = await client.zrange(f"{keys.JOBS}ann", 0, -1)
     assert 10_000 <= len(listed) < 10_064
     assert new | {b"old-10049"} <= set(listed)
     assert b"old-0" not in listed
 
 
 async def test_the_list_of_an_owners_jobs_forgets_those_of_which_nothing_is_left(store: Store, client: Client) -> None:
-    await client.zadd("ms:jobs:ann", {"long-ago": 1})
+    await client.zadd(f"{keys.JOBS}ann", {"long-ago": 1})
     await one_after_another(store, "ann")
-    assert await client.zscore("ms:jobs:ann", "long-ago") is None
+    assert await client.zscore(f"{keys.JOBS}ann", "long-ago") is None
 
 
 async def test_what_lists_an_owners_jobs_lives_as_long_as_they_do(store: Store, client: Client) -> None:
     job = await running(store, owner="ann")
-    for key in ("ms:jobs:ann", "ms:inflight:ann"):
+    for key in (f"{keys.JOBS}ann", f"{keys.INFLIGHT}ann"):
         await client.pexpire(key, 60_000)  # days went by, and that job still runs
     await store.submit(a_job(owner="ann", delay_s=600))
     await renew(store, "w", 30, job)
-    for key in ("ms:jobs:ann", "ms:inflight:ann"):
+    for key in (f"{keys.JOBS}ann", f"{keys.INFLIGHT}ann"):
         assert await client.pttl(key) > (86_400 + 600 - 60) * 1000, key

@@ -7,6 +7,7 @@ import pytest
 
 from millstream.protocol.event_types import TERMINAL_TYPES
 from millstream.protocol.jobs import TERMINAL, TRANSITIONS, Status
+from millstream.store import keys
 from millstream.store.store import Claimed, LeaseLost, NewJob, Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import a_job, claim, events, renew, snapshot
@@ -62,17 +63,17 @@ class Story:
 
     async def lose_the_lease(self) -> None:
         """As when it runs out."""
-        if await self.client.delete(f"arq:in-progress:{self.job.id}"):
-            await self.client.zadd("arq:queue", {self.job.id: 1})
+        if await self.client.delete(f"{keys.LEASE}{self.job.id}"):
+            await self.client.zadd(keys.QUEUE, {self.job.id: 1})
 
     async def lose_the_last_attempt(self) -> None:
         if await self.status() is Status.RUNNING:
-            await self.client.hset(f"ms:job:{self.job.id}", "max_attempts", "1")
+            await self.client.hset(f"{keys.JOB}{self.job.id}", "max_attempts", "1")
             await self.lose_the_lease()
             await self.claim()
 
     async def outlive_itself(self) -> None:
-        await self.client.delete(f"arq:job:{self.job.id}")
+        await self.client.delete(f"{keys.BODY}{self.job.id}")
         if await self.status() is not Status.RUNNING:
             await self.claim()
 
@@ -135,7 +136,7 @@ async def test_whatever_happens_in_whatever_order_a_log_is_whole_and_ends_once(
             after = await story.status()
             assert after is before or after in TRANSITIONS[before], f"{before} → {after} by {step.__name__}"
             if before in TERMINAL:
-                assert await client.exists(f"arq:in-progress:{story.job.id}", f"arq:job:{story.job.id}") == 0
+                assert await client.exists(f"{keys.LEASE}{story.job.id}", f"{keys.BODY}{story.job.id}") == 0
             before = after
         log = await events(store, story.job.id)
         assert [event.seq for event in log] == list(range(1, len(log) + 1))
@@ -143,7 +144,7 @@ async def test_whatever_happens_in_whatever_order_a_log_is_whole_and_ends_once(
         assert ends == ([log[-1]] if before in TERMINAL else [])
         if ends:
             assert ends[0].type == before
-            assert await client.zcard("arq:queue") == 0
+            assert await client.zcard(keys.QUEUE) == 0
         assert len({claim.token for claim in story.claims}) == len(story.claims)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import msgpack
 from pydantic_core import from_json, to_json
 
+from millstream.store.keys import QUEUE
+
 
 class BadBody(Exception):
     """The body is not one that can be read; the message is for the client."""
@@ -46,7 +48,7 @@ def arq_result(
     """The result of a job as arq keeps it (arq 0.28, jobs.serialize_result), in the codec of its body."""
     result = {
         "t": attempt, "f": body.function, "a": body.args, "k": body.kwargs, "et": body.enqueued_ms, "s": success,
-        "r": value, "st": started_ms, "ft": ended_ms, "q": "arq:queue", "id": id,
+        "r": value, "st": started_ms, "ft": ended_ms, "q": QUEUE, "id": id,
     }  # fmt: skip
     if not body.packed:
         return to_json(result, inf_nan_mode="null")
