@@ -14,13 +14,13 @@ from millstream_worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
-README = (ROOT / "README.md").read_text()
+SETTINGS = (ROOT / "docs/settings.md").read_text()
 
 
 @pytest.mark.parametrize("name", sorted({*ApiSettings.model_fields, *WorkerSettings.model_fields}))
-def test_the_readme_names_each_setting_with_its_meaning(name: str) -> None:
+def test_the_docs_name_each_setting_with_its_meaning(name: str) -> None:
     field = {**WorkerSettings.model_fields, **ApiSettings.model_fields}[name]
-    assert f"| `MILLSTREAM_{name.upper()}` | {field.description} |" in README
+    assert f"| `MILLSTREAM_{name.upper()}` | {field.description} |" in SETTINGS
 
 
 @pytest.mark.parametrize("type_", sorted(EVENT_TYPES))
@@ -51,5 +51,5 @@ def test_the_protocol_says_how_often_a_quiet_stream_has_a_comment() -> None:
 
 
 def test_every_decision_and_document_is_linked_or_numbered() -> None:
-    numbers = sorted(path.name[:4] for path in (ROOT / "docs/decisions").glob("*.md"))
+    numbers = sorted(path.name[:4] for path in (ROOT / "docs/decisions").glob("[0-9]*.md"))
     assert numbers == [f"{n:04d}" for n in range(1, len(numbers) + 1)]
