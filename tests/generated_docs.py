@@ -6,22 +6,24 @@ A part stands in a page between `<!-- generated: NAME -->` and `<!-- end -->`.
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 from pydantic import BaseModel
 
 from millstream.command import main
-from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES, ProblemType
+from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES
 from millstream.protocol.event_types import EVENT_TYPES
-from millstream.protocol.jobs import TRANSITIONS, Status
+from millstream.protocol.jobs import TRANSITIONS, Snapshot, Status
 from millstream.settings import Settings, shown_default
 from millstream.store import keys
 from millstream.store.scripts import load_scripts
 from millstream_api.__main__ import api
+from millstream_api.jobs.methods import METHODS
 from millstream_api.settings import ApiSettings
 from millstream_worker.__main__ import worker
 from millstream_worker.settings import WorkerSettings
@@ -54,11 +56,47 @@ def members(model: Any) -> str:
     return f"`{{{', '.join(names)}}}`"
 
 
-def problems(types: Mapping[str, ProblemType]) -> str:
-    rows = [("slug", "code", "HTTP", "title", "cause")]
-    for slug, kind in types.items():
-        rows.append((f"`{slug}`", str(kind.code or ""), str(kind.status), kind.title, kind.cause))
+def methods() -> str:
+    rows = [("method", "params", "result", "what it does")]
+    for method in METHODS.values():
+        names = [
+            f"`{name}`" + ("" if field.is_required() else "?") for name, field in method.params.model_fields.items()
+        ]
+        rows.append((f"`{method.name}`", ", ".join(names), result(method.result), method.summary))
     return table(*rows)
+
+
+def choices(annotation: Any) -> str:
+    listed = ", ".join(f"`{value}`" for value in get_args(annotation))
+    return f" ({listed})" if get_origin(annotation) is Literal else ""
+
+
+def result(shape: Any) -> str:
+    if get_origin(shape) is list:
+        return f"a list of {members(get_args(shape)[0])}"
+    if issubclass(shape, Snapshot):
+        more = [f"`{field.name}`" for field in fields(shape) if field.name not in Snapshot.__dataclass_fields__]
+        return " and ".join(["the snapshot", *more])
+    return members(shape)
+
+
+def commands(app: App) -> str:
+    """The commands of the command, or of a group of them."""
+    names = [name for name in app if not name.startswith("-")]
+    rows = [(f"`{' '.join([*app.name, name])}`", app[name].help.partition("\n")[0]) for name in names]
+    return table(("command", "what it does"), *rows)
+
+
+def errors() -> str:
+    return table(
+        ("slug", "code", "HTTP", "title", "cause"),
+        *((f"`{slug}`", str(p.code), str(p.status), p.title, p.cause) for slug, p in PROBLEM_TYPES.items()),
+    )
+
+
+def job_failures() -> str:
+    rows = ((f"`{slug}`", str(p.status), p.title, p.cause) for slug, p in JOB_FAILURES.items())
+    return table(("slug", "HTTP", "title", "cause"), *rows)
 
 
 def settings(tier: type[Settings], *, common: bool) -> str:
@@ -103,14 +141,17 @@ def options(command: Callable[..., Any]) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "events": events,
-    "errors": partial(problems, PROBLEM_TYPES),
-    "job-failures": partial(problems, JOB_FAILURES),
+    "methods": methods,
+    "errors": errors,
+    "job-failures": job_failures,
     "settings-common": partial(settings, Settings, common=True),
     "settings-api": partial(settings, ApiSettings, common=False),
     "settings-worker": partial(settings, WorkerSettings, common=False),
     "states": states,
     "scripts": scripts,
     "keys": keys_table,
+    "help-millstream": partial(commands, main.app),
+    "help-keys": partial(commands, main.keys),
     "help-up": partial(options, main.up),
     "help-demo": partial(options, main.demo),
     "help-keys-new": partial(options, main.keys_new),

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 from fastapi.routing import APIRoute
 
-from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES
 from millstream.protocol.event_types import EVENT_TYPES
-from millstream.protocol.messages import METHODS
-from millstream.store.scripts import load_scripts
 from millstream_api.app import create_app
 from millstream_api.jobs import websocket
+from millstream_api.jobs.methods import METHODS
 from millstream_api.jobs.schemas import NOTIFICATIONS
+from millstream_api.jobs.streams import HEARTBEAT_S
 from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
 from tests.mutants import ROOT
@@ -135,26 +134,16 @@ def test_each_route_has_a_heading(tmp_path: Path) -> None:
     assert [route for route in sorted(routes) if f"`{without_names(route)}`" not in found] == []
 
 
-def test_each_error_and_each_failure_has_a_row() -> None:
-    for slug, kind in PROBLEM_TYPES.items():
-        assert f"| `{slug}` | {kind.code} | {kind.status} | {kind.title} |" in PROTOCOL
-    for slug, kind in JOB_FAILURES.items():
-        assert f"| `{slug}` | {kind.status} | {kind.title} |" in PROTOCOL
-
-
 def test_each_close_code_has_a_row() -> None:
     for code in (1000, 1003, websocket.POLICY, 1009, websocket.RESTARTING, websocket.OVERLOADED):
         assert f"\n| {code} | " in PROTOCOL
 
 
-# Settings, scripts, decisions.
+def test_the_protocol_says_how_often_a_quiet_stream_has_a_comment() -> None:
+    assert f"A comment comes every {HEARTBEAT_S} s" in PROTOCOL
 
 
-@pytest.mark.parametrize("settings", [ApiSettings, WorkerSettings])
-def test_each_setting_has_a_row(settings: type[ApiSettings] | type[WorkerSettings]) -> None:
-    text = (ROOT / "docs/settings.md").read_text()
-    for name, field in settings.model_fields.items():
-        assert f"| `MILLSTREAM_{name.upper()}` | {field.description} |" in text
+# Settings and decisions.
 
 
 def test_each_setting_that_a_page_names_exists() -> None:
@@ -164,10 +153,8 @@ def test_each_setting_that_a_page_names_exists() -> None:
         assert set(re.findall(r"MILLSTREAM_[A-Z_]*[A-Z]", page.read_text())) - names == set(), page_id(page)
 
 
-def test_each_script_has_a_row() -> None:
-    text = (ROOT / "docs/store.md").read_text()
-    for name in load_scripts():
-        assert f"\n| `{name}` | " in text
+def test_decisions_are_numbered() -> None:
+    assert [page.name[:4] for page in DECISIONS] == [f"{n:04d}" for n in range(1, len(DECISIONS) + 1)]
 
 
 @pytest.mark.parametrize("page", DECISIONS, ids=page_id)

@@ -94,14 +94,14 @@ _TABLE = (
         "job.attach", Attach, Attached,
         "Follow a job's events from a cursor on, or from the start: old ones first, live ones after.", attach,
     ),
-    Method("job.detach", JobOnly, Empty, "Follow a job no longer; it runs on.", detach),
+    Method("job.detach", JobOnly, Empty, "Stop following a job, which goes on.", detach),
     Method(
         "job.cancel", Cancel, Snapshot,
-        "End a job, queued or running. One that has ended already is no error.", cancel,
+        "End a job, queued or running. Cancelling one that has ended is not an error.", cancel,
     ),
-    Method("job.get", JobOnly, Snapshot, "A job as it stands.", get),
-    Method("analysis.list", Nothing, list[AnalysisInfo], "What can be asked for.", analyses),
-    Method("ping", Nothing, Empty, "Is the connection alive?", ping),
+    Method("job.get", JobOnly, Snapshot, "The current state of a job.", get),
+    Method("analysis.list", Nothing, list[AnalysisInfo], "List the available analyses.", analyses),
+    Method("ping", Nothing, Empty, "Check that the connection is alive.", ping),
 )  # fmt: skip
 METHODS = {method.name: method for method in _TABLE}
 PARAMS: Methods = {method.name: method.params for method in _TABLE}
