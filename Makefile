@@ -22,7 +22,7 @@ mutants: .venv/dev ## break promises one at a time, and see that a test fails (M
 system: .venv/dev ## slower tests: processes killed, restarted, paused
 	$(BIN)/pytest tests/system --ignore tests/system/test_compose.py
 
-browser: .venv/browser ## a real browser and other people's clients (apt-get install chromium; see .ci/run)
+browser: .venv/browser ## a real browser and third-party clients (apt-get install chromium; see .ci/run)
 	$(BIN)/pytest tests/browser
 
 lint: .venv/dev  ## ruff and the import contracts

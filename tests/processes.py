@@ -32,7 +32,7 @@ async def until(condition: Callable[[], Awaitable[bool]], *, what: str, within_s
     """Wait until a condition holds; returns the seconds that took. Raises AssertionError when it does not in time."""
     began = time.monotonic()
     while not await condition():
-        assert time.monotonic() - began < within_s, f"waited {within_s} s in vain for {what}"
+        assert time.monotonic() - began < within_s, f"timed out after {within_s} s waiting for {what}"
         await asyncio.sleep(0.01)
     return time.monotonic() - began
 

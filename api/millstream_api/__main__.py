@@ -24,10 +24,10 @@ app = App(
 )
 
 
-OPEN_TO_ALL = """Anybody who reaches {host} could use this server, because no keys are set up. Either
+OPEN_TO_ALL = """Any client that reaches {host} could use this server, because no keys are set up. Either
   make keys (millstream keys new NAME --scope submit --scope read) and set MILLSTREAM_API_KEYS_FILE,
   or listen on this machine only (--host 127.0.0.1),
-  or say that it is meant so: MILLSTREAM_INSECURE=true."""
+  or allow it: MILLSTREAM_INSECURE=true."""
 
 
 def is_loopback(host: str) -> bool:

@@ -1,7 +1,7 @@
 """`GET /metrics`: what this process counts, and what the store knows of the whole fleet, in Prometheus' format.
 
-Things are counted where they happen, in plain integers; here they are read when somebody asks. What is said of the
-fleet (workers, queues) every API process says alike: take the maximum over them, not the sum.
+Things are counted where they happen, in plain integers, and read here on request. Every API process reports the same
+figures of the fleet (workers, queues): take the maximum over them, not the sum.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ def _of_this_process(sources: Sources) -> Iterator[Metric]:
     relay = commands.relay
     yield _gauge("sockets", "WebSockets that are open.", sources.sockets.count(), "protocol")
     yield _counter("submissions", "Jobs submitted here, by what came of it.", commands.submissions, "outcome")
-    yield _gauge("followed_jobs", "Jobs whose events somebody here wants.", len(relay.hub.followers))
+    yield _gauge("followed_jobs", "Jobs that have a follower in this process.", len(relay.hub.followers))
     yield _counter("events_relayed", "Events that came from the store to this process.", relay.events)
     background = sources.background
     yield _counter("background_failures", "Failed runs of background tasks.", background.failures, "task")

@@ -160,7 +160,7 @@ class ServedDirectory:
 
     def _make(self, steps: list[str], made: list[str]) -> None:
         """Make what is missing of a directory. `made` gets what is to be left with `_leave`: that, and what others
-        have just made, for whoever leaves last finds it empty.
+        have just made, because the last one to leave finds it empty.
         """
         for count in range(1, len(steps) + 1):
             path = "/".join(steps[:count])

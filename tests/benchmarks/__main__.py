@@ -34,14 +34,14 @@ Place = tuple[str, Key]  # row and column
 
 ROWS: dict[Name, dict[str, Mode]] = {
     "millstream": {"Millstream, plain": "ordered", "Millstream, JSON-RPC": "rpc"},
-    "arq": {"arq as it comes": "unordered"},
+    "arq": {"stock arq": "unordered"},
     "arq-tuned": {"arq tuned": "unordered"},
     "saq": {"SAQ": "unordered"},
     "streaq": {"streaQ": "unordered"},
     "echo": {"echo, no queue": "ordered"},
 }
 OURS, ECHO = "Millstream, plain", "echo, no queue"
-PEERS = ("arq as it comes", "arq tuned", "SAQ", "streaQ")
+PEERS = ("stock arq", "arq tuned", "SAQ", "streaQ")
 WORKERS = (1, 2, 4)
 AIMS = {("peer", 1): "≥ 10", ("echo", 1): "≥ 0.3"}  # with more workers: never less
 SOCKETS = WINDOW = 10

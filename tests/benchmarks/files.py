@@ -284,7 +284,7 @@ async def slow(readers: int, seconds: float) -> float:
                 while (await http.get("/streams")).json()["open"] < readers:  # noqa: ASYNC110 (asked over HTTP)
                     await asyncio.sleep(0.1)
                 busy = await _felt(api, seconds)
-                assert (await http.get("/streams")).json()["open"] == readers, "nobody was dropped"
+                assert (await http.get("/streams")).json()["open"] == readers, "no reader was disconnected"
             grown = (api.rss_bytes() - before) / readers / 1024
             for task in reading:
                 task.cancel()

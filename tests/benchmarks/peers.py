@@ -6,7 +6,7 @@
 
 The relay is a WebSocket in front of a queue as a good engineer would write it: each frame becomes a job, its worker
 publishes the answer, and one pub/sub connection a process brings it back to the future that waits for that job. No peer
-keeps results: nobody asks for them.
+keeps results: they are never read.
 """
 
 import asyncio
@@ -125,7 +125,7 @@ def streaq_peer() -> Peer:
     return Peer(enqueuing, work)
 
 
-#: arq as it comes polls every 0.5 s, runs 10 jobs at a time and keeps results for an hour.
+#: stock arq polls every 0.5 s, runs 10 jobs at a time and keeps results for an hour.
 PEERS = {
     "arq": arq_peer(),
     "arq-tuned": arq_peer(poll_delay=0.01, max_jobs=100, keep_result=0),

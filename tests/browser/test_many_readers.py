@@ -12,7 +12,7 @@ import pytest
 from tests.browser.conftest import Live
 
 READERS, CHUNKS, MIB = 200, 10_000, 2**20
-#: Somebody else's requests, from a process that is not busy reading; until its input ends.
+#: Requests of another client, from a process that is not busy reading; until its input ends.
 LOOK = """
 import json, os, select, sys, time
 import httpx

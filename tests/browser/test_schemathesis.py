@@ -1,4 +1,4 @@
-"""The published documents by other people's tools: schemathesis on OpenAPI (no server error, no answer that is not
+"""The published documents by third-party tools: schemathesis on OpenAPI (no server error, no answer that is not
 documented), AsyncAPI's own parser on AsyncAPI.
 """
 

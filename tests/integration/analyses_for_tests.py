@@ -39,7 +39,7 @@ class Mute(Exception):
 
 @analysis()
 async def raises(ctx: Context, what: str) -> None:
-    """Raise what is hard to tell anybody."""
+    """Raise what is hard to put into words."""
     match what:
         case "surrogate":
             raise ValueError("broken \udcff text")
@@ -141,7 +141,7 @@ async def anything(ctx: Context, value: Any = None) -> Any:
 
 @analysis()
 async def give_up_inside(ctx: Context) -> None:
-    """What awaiting a task looks like that somebody else has cancelled."""
+    """Await a task that other code has cancelled."""
     task = asyncio.create_task(asyncio.sleep(60))
     task.cancel()
     await task

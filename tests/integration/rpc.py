@@ -55,7 +55,9 @@ class Rpc:
             async with asyncio.timeout(within_s), self._changed:
                 await self._changed.wait_for(condition)
         except TimeoutError:
-            raise AssertionError(f"waited {within_s} s in vain for {what}; last frames: {self.frames[-5:]}") from None
+            raise AssertionError(
+                f"timed out after {within_s} s waiting for {what}; last frames: {self.frames[-5:]}"
+            ) from None
 
     async def send(self, frame: Any) -> None:
         await self.socket.send(frame if isinstance(frame, str) else json.dumps(frame))
@@ -105,7 +107,7 @@ class Rpc:
         await self.wait(lambda: len(self.events(job)) >= count, what=f"{count} events of {job}")
 
     async def end(self, job: str) -> list[Frame]:
-        """Wait for the end of a job; returns its events, which must be without hole or double."""
+        """Wait for the end of a job; returns its events, which must have no gaps or duplicates."""
         await self.wait(lambda: bool(self.types(job)) and self.types(job)[-1] in END, what=f"the end of {job}")
         events = self.events(job)
         first = events[0]["seq"]

@@ -137,7 +137,7 @@ async def test_what_has_ended_or_runs_on_a_stock_worker_is_not_aborted(stack: St
         done = await enqueue(pool, "process", "done")
         assert await done.result(timeout=10, poll_delay=0.02) == "Processed data: done"
         assert await done.abort(timeout=10) is False
-        for id in ("theirs", "old"):  # claimed by nobody of ours
+        for id in ("theirs", "old"):  # not claimed by a worker of ours
             await store.set(f"{keys.BODY}{id}", "{}", px=60_000)
         long_ago = (time.time() - 90_000) * 1000
         await store.zadd(keys.ABORT, {"theirs": time.time() * 1000, "unheard of": time.time() * 1000, "old": long_ago})
@@ -154,7 +154,7 @@ async def test_a_stock_client_is_told_when_its_jobs_workers_are_lost(store: Stor
     async with arq(valkey, "json") as pool:
         job = await enqueue(pool, "a", _job_id="lost")
 
-        async def ended() -> bool:  # at the second claim: the lease of the first is short, and nobody renews it
+        async def ended() -> bool:  # at the second claim: the lease of the first is short, and nothing renews it
             await store.claim("w", 0.05, 10, "\na\n", "default", 1)
             found = await store.snapshot(job.job_id)
             return found is not None and found.terminal

@@ -194,7 +194,7 @@ async def test_a_node_that_nobody_listens_for_is_taken_off_and_the_others_stay(s
         job = await running(store, node="gone")
         await store.attach(job.id, node="here")
         await store.attach(job.id, node="gone2")
-        assert (await watchers(store, job.id))[0].split() == [b"here", b"gone2"], "the event 'started' reached nobody"
+        assert (await watchers(store, job.id))[0].split() == [b"here", b"gone2"], "the event 'started' had no listener"
         await store.append(job, 1, [("chunk", b"1")])
         assert (await watchers(store, job.id))[0] == b"here"
         assert [event.type for event in await take(heard, 1)] == ["chunk"]

@@ -1,4 +1,4 @@
-"""claim: which jobs a worker gets, in which order, and what becomes of those that nobody may run any more."""
+"""claim: which jobs a worker gets, in which order, and what becomes of those that may not run any more."""
 
 import asyncio
 import json

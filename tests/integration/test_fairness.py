@@ -1,4 +1,4 @@
-"""Fairness between owners: whoever floods a queue stands before the others with a few jobs only (fair_window)."""
+"""Fairness between owners: an owner that floods a queue stands before the others with a few jobs only (fair_window)."""
 
 import asyncio
 import json
@@ -140,7 +140,7 @@ async def test_when_a_waiting_job_is_cancelled_the_next_moves_up(queue: Queue, t
         await waits(jobs[:WINDOW], 4)
         await ann.delete(f"/jobs/{jobs[2]}")
         await waits([*jobs[:2], *jobs[3 : WINDOW + 1]], 3)
-        await ann.delete(f"/jobs/{jobs[-1]}")  # from the back: nobody moves up for it
+        await ann.delete(f"/jobs/{jobs[-1]}")  # from the back: no other moves up for it
         await waits([*jobs[:2], *jobs[3 : WINDOW + 1]], 2)
         gate.touch()
         left = [job for job in jobs if job not in (jobs[2], jobs[-1])]
@@ -223,7 +223,7 @@ def ms(at: str) -> int:
 
 
 async def leaves_nothing_waiting(queue: Queue) -> None:
-    """Nobody stands in a line any more; what else is in the store has a time to live, or is one of the fixed keys."""
+    """No job stands in a line any more; what else is in the store has a time to live, or is one of the fixed keys."""
     async with redis.Redis.from_url(queue.store.url, decode_responses=True) as store:
 
         async def idle() -> bool:

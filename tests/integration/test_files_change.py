@@ -30,7 +30,7 @@ async def api(stack: Stack, processes: Processes) -> AsyncIterator[Process]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def few(stack: Stack, processes: Processes) -> AsyncIterator[Process]:
-    """An API that takes few streams, and drops nobody while a test counts them."""
+    """An API that takes few streams, and disconnects no client while a test counts them."""
     api = await processes.api(stack.store, None, MILLSTREAM_DATA_DIR=str(stack.data), MILLSTREAM_STREAMS="3")
     yield api
     await api.kill()

@@ -167,7 +167,7 @@ async def test_an_announced_body_over_the_limit_is_refused_before_it_is_sent(
     head = f"PUT /files/{home.name}/f HTTP/1.1\r\nHost: x\r\nContent-Length: 5000001\r\n{expect}\r\n"
     async with raw(api) as (reader, writer):
         writer.write(head.encode())
-        answer = await reader.read()  # to its end: the connection is closed, for nobody will read that body
+        answer = await reader.read()  # to its end: the connection is closed, because the body will not be read
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert everything(home) == []
 
@@ -324,4 +324,4 @@ async def test_what_a_killed_server_left_of_an_upload_is_removed_at_the_next_sta
         held.write(b"held!")
         assert (await read.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 201 ")
     assert (data / "held").read_bytes() == b"held!"
-    assert len(everything(data)) == 2, "what is young may be somebody's who has yet to lock it"
+    assert len(everything(data)) == 2, "a young file may belong to a process that has yet to lock it"

@@ -103,7 +103,7 @@ async def test_what_nobody_thought_of_is_a_problem_without_a_traceback(
         assert (await http.get("/healthz")).status_code == 200
     log = api.log.read_text()
     assert '"event": "request failed"' in log
-    assert "Traceback" in log, "for whoever runs it"
+    assert "Traceback" in log, "for the operator"
 
     def fail(*_: object) -> None:
         raise RuntimeError("secret")

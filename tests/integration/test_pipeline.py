@@ -45,7 +45,7 @@ async def test_calls_are_carried_out_and_answered_in_the_order_they_were_made(
 
 
 async def test_calls_of_one_tick_leave_together(own_processes: Processes) -> None:
-    store = await own_processes.store()  # which nobody else reads from
+    store = await own_processes.store()  # that no other test reads from
     pipeline = await Pipeline(store.url, name="under-test").open(10)
     client = redis.Redis.from_url(store.url)
     await pipeline.call("PING")

@@ -24,7 +24,7 @@ async def answer(url: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str
 async def test_a_host_is_healthy_while_a_worker_of_its_own_sends_heartbeats(
     store: Store, client: Client, valkey: Process, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    none = (1, "No worker of this host has sent a heartbeat of late.\n")
+    none = (1, "No worker on this host has sent a recent heartbeat.\n")
     assert await answer(valkey.url, capsys) == none
     await renew(store, "elsewhere-1-ab", 60)
     await renew(store, f"{socket.gethostname()}2-1-ab", 60)

@@ -45,7 +45,9 @@ def test_what_is_touched_of_uvicorn_is_there() -> None:
     assert inspect.ismethod(RequestResponseCycle.send) is False
     assert list(inspect.signature(RequestResponseCycle.send).parameters) == ["self", "message"]
     sending = inspect.getsource(RequestResponseCycle.send)
-    assert "self.chunked_encoding is None" in sending, "a body without a length is chunked only when nobody said no"
+    assert "self.chunked_encoding is None" in sending, (
+        "a body without a length is chunked only when that was not ruled out"
+    )
     assert "if self.disconnected:\n            return" in sending, "nothing is sent to who has left"
     assert "self.flow.drain()" in sending, "a send waits while the transport's buffer is full"
     ending = inspect.getsource(HttpToolsProtocol.connection_lost)

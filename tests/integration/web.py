@@ -106,7 +106,7 @@ def server_sent(text: str) -> list[Sent]:
 
 @dataclass
 class Follower:
-    """A stream that is read as it comes."""
+    """A stream that is read while it is sent."""
 
     response: httpx.Response
     lines: AsyncIterator[str]

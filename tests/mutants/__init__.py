@@ -4,7 +4,7 @@
     make mutants M="L26 R02"   # some, by the beginning of their names
 
 Each runs in a copy of the tree, which is thrown away. A row whose `old` is no longer in its file fails the quick suite
-(tests/unit/test_mutants.py): whoever changes guarded code moves its row along.
+(tests/unit/test_mutants.py): a change to guarded code moves its row along.
 """
 
 from dataclasses import dataclass

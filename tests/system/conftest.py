@@ -1,4 +1,4 @@
-"""Every fault test has its own processes: what it breaks is nobody else's."""
+"""Every fault test has its own processes: what it breaks belongs to no other test."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -17,7 +17,7 @@ async def watched_by(stack: Stack, job: str) -> bytes:
 
 
 async def forget_watchers(stack: Stack, job: str) -> None:
-    """As when an event was published while nobody listened: those nodes are off the list."""
+    """As when an event was published without a listener: those nodes are off the list."""
     async with stack.client() as store:
         await store.hset(keys.JOB + job, mapping={"watch": "", "watch_end": ""})  # type: ignore[misc]
 
@@ -75,7 +75,7 @@ async def test_a_node_that_was_taken_off_the_list_of_watchers_is_put_back(proces
 
 
 async def test_an_end_whose_notice_was_lost_is_noticed_all_the_same(processes: Processes) -> None:
-    """The last event leaves no hole that a later one could show."""
+    """The last event leaves no gap that a later one could show."""
     stack = await start(processes, api={"MILLSTREAM_CHECK_S": "0.2"})
     async with witness(stack.api) as client:
         jobs = [await client.submit("process", {"text": "", "delay_s": 3}) for _ in range(5)]

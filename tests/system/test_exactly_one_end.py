@@ -16,11 +16,11 @@ from tests.system.witness import Json, check_whole, logged
 JOBS = 500
 AT_A_TIME = 50
 SEED = 20261124
-DEED_EVERY = 12  # jobs that end between one deed and the next
+DEED_EVERY = 12  # jobs that end between one fault and the next
 
 
 class Chaos:
-    """Does harm to a stack, one deed at a time. Some workers are always awake, and an API is there again soon."""
+    """Does harm to a stack, one fault at a time. Some workers are always awake, and an API is there again soon."""
 
     def __init__(self, stack: Stack) -> None:
         self.done: Counter[str] = Counter()
@@ -29,7 +29,7 @@ class Chaos:
         self._paused: Process | None = None
 
     async def strike(self) -> None:
-        deeds = (
+        faults = (
             self.kill_worker,
             self.kill_worker,
             self.pause_worker,
@@ -39,9 +39,9 @@ class Chaos:
             self.drain_api,
             self.cut_off,
         )
-        deed = self._random.choice(deeds)
-        self.done[deed.__name__] += 1
-        await deed()
+        fault = self._random.choice(faults)
+        self.done[fault.__name__] += 1
+        await fault()
 
     def _awake(self) -> Process:
         return self._random.choice([worker for worker in self._stack.workers if worker is not self._paused])
@@ -113,7 +113,7 @@ async def test_each_accepted_job_ends_once_whatever_happens(processes: Processes
         chaos.wake_up()
         await submitting
         assert client.gaps == 0
-    print(f"{chaos.done.total()} deeds: {dict(chaos.done)}")
+    print(f"{chaos.done.total()} faults: {dict(chaos.done)}")
     async with stack.client() as store:
         assert len(await store.keys(keys.JOB + "*")) == len(heard) == JOBS
         assert await store.zcard(keys.QUEUE) == 0

@@ -34,7 +34,7 @@ class Memory:
 
 
 def narrow_socket(url: str) -> socket.socket:
-    """A connected socket with a small receive buffer, so that little is under way when nobody reads."""
+    """A connected socket with a small receive buffer, so that little is under way when nothing is read."""
     address = urlsplit(url)
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
@@ -54,7 +54,7 @@ async def test_a_reader_that_pauses_while_its_job_emits_a_lot_gets_it_all_and_co
     watching = asyncio.create_task(memory.watch())
     protocols = [Subprotocol("millstream.v1")]
     async with (
-        # Up to max_queue frames are taken from the transport; past that, whoever does not call recv() has it paused.
+        # Up to max_queue frames are taken from the transport; past that it is paused until recv() is called.
         connect(
             stack.api.ws,
             subprotocols=protocols,

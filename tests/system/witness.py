@@ -103,7 +103,7 @@ class Witness:
             await asyncio.wait_for(come(), within_s)
         except TimeoutError:
             some = {job: [event["type"] for event in self.of(job)][-8:] for job in list(waiting)[:3]}
-            what = f"waited {within_s} s in vain for {types}; {len(waiting)} jobs had none, of them {some}"
+            what = f"timed out after {within_s} s waiting for {types}; {len(waiting)} jobs had none, of them {some}"
             raise AssertionError(what) from None
 
     async def until_any(self, *types: str) -> None:
@@ -133,7 +133,7 @@ async def witness(api: Process, **options: Any) -> AsyncIterator[Witness]:
 
 
 def check_whole(events: list[Json], *, after: int = 0) -> Json:
-    """No hole and no double in what follows `after`, one end, and it comes last. Returns that end."""
+    """No gaps or duplicates in what follows `after`, one end, and it comes last. Returns that end."""
     seqs = [event["seq"] for event in events]
     assert seqs == list(range(after + 1, after + 1 + len(events))), f"seq is broken: {seqs}"
     assert [event["type"] for event in events if event["type"] in JOB_FAILURES] == [events[-1]["type"]]

@@ -26,7 +26,7 @@ class NotingConnection:
         self.timed = False
         self.write_paused = False
         self.closing = False
-        self.sizes: list[int] = []  # what the write buffer holds whenever somebody asks; then nothing
+        self.sizes: list[int] = []  # what the write buffer holds at each call; then nothing
         self.empty = asyncio.Event()
         self._out = out
 

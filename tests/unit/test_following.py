@@ -1,4 +1,4 @@
-"""Whatever happens to published events, a follower's reader sees its job's log without a hole and nothing twice."""
+"""Whatever happens to published events, a follower's reader sees its job's log without gaps or duplicates."""
 
 from dataclasses import dataclass, field
 

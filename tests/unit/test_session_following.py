@@ -235,7 +235,7 @@ def test_whatever_is_asked_and_comes_of_it_a_session_follows_each_job_once_and_i
                 client.session.leave()
         wanted = [*client.session.followers.values(), *(command.follower for command in under_way)]
         found = [follower for followers in client.followers.values() for follower in followers]
-        assert set(map(id, found)) <= set(map(id, wanted)), "nobody looks after a follower"
+        assert set(map(id, found)) <= set(map(id, wanted)), "a follower without a session"
         assert len(found) == len(set(map(id, found)))
     while under_way:
         settle(refuse=True)

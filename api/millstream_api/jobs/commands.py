@@ -28,7 +28,7 @@ from millstream_api.settings import ApiSettings
 log = structlog.get_logger("millstream.api")
 
 T = TypeVar("T", Snapshot, Page)
-CATCHING_UP = 16  # logs that are read at a time: a page costs milliseconds, in which nobody else gets an answer
+CATCHING_UP = 16  # logs that are read concurrently: a page takes milliseconds in which other requests wait
 REFRESH_S = 0.2  # an unknown name looks at the store again, at most this often
 
 
@@ -125,7 +125,7 @@ class Commands:
         return sorted({"default", *(entry.queue for entry in self.catalog.entries.values())})
 
     async def fleet(self) -> Fleet:
-        """Workers and queues. Whoever asks must be allowed to know."""
+        """Workers and queues. The caller checks that the client may see them."""
         names = self._queues()
         with STORE_CALL:
             return Fleet(await self.stores.only.workers(), await self.stores.only.queues(names))
@@ -156,7 +156,7 @@ class Commands:
         return _found(request.job, snapshot)
 
     async def cancel_after_disconnect(self, who: Principal, job: str) -> None:
-        """Cancel a job whose client has left, and wanted that. A server that drains was left by nobody."""
+        """Cancel a job whose client has left, and wanted that. Not while draining: then it is the server that left."""
         if self.draining.is_set():
             return
         try:

@@ -1,4 +1,4 @@
-"""The HTTP face of the commands: jobs, their events, analyses, workers, queues."""
+"""The HTTP API of the commands: jobs, their events, analyses, workers, queues."""
 
 import asyncio
 import math
@@ -181,7 +181,7 @@ async def jobs(
 
 @router.get("/jobs/{job}", response_model=Snapshot, responses=problems(*GENERAL, "job_not_found", "invalid_params"))
 async def job(who: Who, commands: Do, job: JobPath) -> Response:
-    """A job as it stands."""
+    """The current state of a job."""
     return _json((await commands.get(who, job)).as_dict())
 
 
@@ -249,7 +249,7 @@ async def result(who: Who, commands: Do, job: JobPath) -> Response:
 
 @router.get("/analyses", response_model=list[AnalysisInfo], responses=problems(*GENERAL))
 async def analyses(_: Who, commands: Do) -> Response:
-    """What can be asked for."""
+    """List the available analyses."""
     return _json(await commands.analyses())
 
 
@@ -273,7 +273,7 @@ async def workers(who: Who, commands: Do) -> Response:
 
 @router.get("/queues", response_model=list[QueueStats], responses=problems(*GENERAL))
 async def queues(who: Who, commands: Do) -> Response:
-    """How full the queues are."""
+    """Queue statistics: waiting, running and delayed jobs of each queue."""
     who.require("admin")
     return _json((await commands.fleet()).queues)
 

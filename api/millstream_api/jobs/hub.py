@@ -5,10 +5,10 @@ file:
 
     PENDING ── start ──▶ LIVE ──▶ DONE          LIVE: hears each event as it is published
                           │ ▲                   BEHIND: hears nothing, reads the log page by page
-          full, or a hole ▼ │ caught up         DONE: has had the last event, or was dropped
+          full, or a gap  ▼ │ caught up         DONE: has had the last event, or was dropped
                          BEHIND ──▶ DONE
 
-A live event is taken only when it continues the follower's place without a hole; whatever does not fit (a reader that
+A live event is taken only when it continues the follower's place without a gap; whatever does not fit (a reader that
 is full, an event that was missed, a connection that broke) makes it BEHIND, and the log makes it whole again.
 """
 
@@ -141,7 +141,7 @@ class Follower:
 
 
 class Hub:
-    """The followers of this process, by job. `forget` is called for a job that nobody here follows any more."""
+    """The followers of this process, by job. `forget` is called for a job that has no follower here any more."""
 
     def __init__(self, forget: Callable[[str], None]) -> None:
         self.followers: dict[str, list[Follower]] = {}

@@ -2,7 +2,7 @@
 
 What is published while the connection is down is not lost: it is in the logs. So when it is back, every follower
 reads its log, which also puts this node back on the lists of watchers. And because the *last* event of a log leaves
-no hole that a later one could show, the ends of quiet logs are compared with the store every few seconds.
+no gap that a later event could show, the ends of quiet logs are compared with the store every few seconds.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ class Relay:
                 await self._stores.of(job).detach(job, self.node)
         finally:
             self._forgetting.discard(job)
-        if self.hub.followers.get(job):  # somebody came meanwhile: let it put this node back
+        if self.hub.followers.get(job):  # a new follower came meanwhile: reading the log registers this node again
             for follower in tuple(self.hub.followers[job]):
                 follower.fall_behind()
 

@@ -1,6 +1,6 @@
 """What one client follows, whatever its transport. No I/O.
 
-A session is a reader of the hub, and the only one that touches its followers. Whoever drives it carries commands out
+A session is a reader of the hub, and the only one that touches its followers. Its driver carries commands out
 and hands in what came of them:
 
     submitting ──▶ submitted          from the first on, the events of the job are kept for this client

@@ -136,7 +136,7 @@ class Stream:
         return True
 
     async def close(self, *, left: bool) -> None:
-        """Nobody reads on; `left`: unless the job has ended, that is because the client left."""
+        """The stream is no longer read; `left`: because the client left, unless the job has ended."""
         for job in self._session.leave():
             if left:
                 await self._commands.cancel_after_disconnect(self._who, job)

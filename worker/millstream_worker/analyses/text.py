@@ -19,7 +19,7 @@ from millstream import Context, analysis
 
 # Written without spaces, a word each: Han and hiragana. (Katakana stays together, as in Unicode's UAX #29.)
 IDEOGRAPH = r"\u3005-\u3007ぁ-ゖゝ-ゟ\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-# Part of the letter before: combining marks, soft hyphen, zero-width joiners. More than 30 are nobody's text,
+# Part of the letter before: combining marks, soft hyphen, zero-width joiners. More than 30 occur in no real text,
 # and normalizing them takes quadratic time.
 MARK = "".join(c for c in map(chr, range(0x300, 0x10000)) if category(c)[0] == "M") + "\u00ad\u200c\u200d"
 LETTERS = rf"[^\W_{IDEOGRAPH}]+(?:[{MARK}]{{1,30}}[^\W_{IDEOGRAPH}]+)*[{MARK}]{{0,30}}"
