@@ -242,7 +242,8 @@ async def result(who: Who, commands: Do, job: JobPath) -> Response:
         )
     if snapshot.status is Status.SUCCEEDED:
         return _json(snapshot.result)
-    error = snapshot.error or {"code": "cancelled", "message": "The job was cancelled; its last event says why."}
+    status = snapshot.status
+    error = snapshot.error or {"code": status, "message": f"The job was {status}; its last event says why."}
     code = error["code"] if error["code"] in (*JOB_FAILURES, "invalid_params") else "analysis_error"
     raise Problem(code, error["message"], error.get("errors", []))
 

@@ -133,4 +133,4 @@ def plain_answer(event: Event) -> str:
         case "failed":
             return f"Error: {data['error']['message']}"
         case _:
-            return f"Error: cancelled: {data['reason']}" if data.get("reason") else "Error: cancelled"
+            return f"Error: {event.type}: {data['reason']}" if data.get("reason") else f"Error: {event.type}"
