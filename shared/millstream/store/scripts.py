@@ -11,11 +11,11 @@ with `...` is the rest, of any length: its local is the index in ARGV at which t
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from operator import itemgetter
 from types import MappingProxyType
-from typing import cast
 
 from millstream.protocol.jobs import TERMINAL
 from millstream.store import keys
@@ -35,6 +35,7 @@ class Script:
     arguments: tuple[str, ...]
     rest: bool  # does any number of them follow?
     _takes: frozenset[str]
+    _pick: Callable[[Mapping[str, Argument]], tuple[Argument, ...]]
 
     def bind(
         self,
@@ -43,13 +44,27 @@ class Script:
         defaults: Mapping[str, Argument] = MappingProxyType({}),
     ) -> list[Argument]:
         """ARGV. Raises TypeError for an argument that is missing, and for one that the script does not take."""
-        bound = [given[name] if name in given else defaults.get(name) for name in self.arguments]
-        if None in bound or not self._takes.issuperset(given):
+        try:
+            bound = [*self._pick({**defaults, **given})]
+        except KeyError:
+            bound = None
+        if bound is None or not self._takes.issuperset(given):
             raise TypeError(f"{self.name} takes {', '.join(self.arguments) or 'nothing'}; given: {', '.join(given)}")
         bound += rest
         if len(bound) > len(self.arguments) and not self.rest:
             raise TypeError(f"{self.name} takes only {', '.join(self.arguments)}")
-        return cast(list[Argument], bound)
+        return bound
+
+
+def _picker(names: tuple[str, ...]) -> Callable[[Mapping[str, Argument]], tuple[Argument, ...]]:
+    """The values of these names, in this order; a call of a script is too frequent for a loop in Python."""
+    match names:
+        case ():
+            return lambda given: ()
+        case (name,):
+            return lambda given: (given[name],)
+        case _:
+            return itemgetter(*names)
 
 
 def _load(name: str, prelude: str, own: str) -> Script:
@@ -63,7 +78,7 @@ def _load(name: str, prelude: str, own: str) -> Script:
     )
     text = f"{prelude}\n{locals_}\n{own}"
     sha = hashlib.sha1(text.encode()).hexdigest()
-    return Script(name, text, sha, arguments, len(arguments) < len(names), frozenset(arguments))
+    return Script(name, text, sha, arguments, len(arguments) < len(names), frozenset(arguments), _picker(arguments))
 
 
 def load_scripts() -> dict[str, Script]:
