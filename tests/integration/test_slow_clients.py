@@ -7,8 +7,7 @@ timers of that loop went off: on a busy machine all of them are late together.
 import asyncio
 import random
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from millstream_api.files.sending import Traffic
 from millstream_api.settings import ApiSettings
 from millstream_api.wire.uvicorn_adapter import UvicornAdapter
 from tests.integration.serving import port, serving
-from tests.processes import until
 
 MIB = 1024 * 1024
 STALL_S = 0.3
@@ -31,24 +29,42 @@ SMALL = LARGE[:32_000]
 
 
 class Timed:
-    """The file tier, on whose loop something is done again and again from the first request on."""
+    """The file tier, on whose loop a client reads, from its first request on: READS times a little, then all it can."""
 
-    def __init__(self, data: Path, do: Callable[[], None]) -> None:
+    def __init__(self, data: Path, client: socket.socket) -> None:
         settings = ApiSettings(_env_file=None, send_timeout_s=STALL_S)
         self._files = Files(settings, Keys(None), ServedDirectory(data), Traffic(), asyncio.Event())
-        self._do = do
-        self.done = 0
+        self._client = client
+        self._reads = 0
+        self.received = bytearray()
+        self.slowly = 0  # bytes
+        self.ended = threading.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self.done:
-            self._tick()
+        if not self._reads:
+            self._read()
         await self._files(scope, receive, send)
 
-    def _tick(self) -> None:
-        if self.done < READS:
-            self.done += 1
-            asyncio.get_running_loop().call_later(STALL_S / 4, self._tick)
-            self._do()
+    def _read(self) -> None:
+        slow = self._reads < READS
+        self._reads += 1
+        try:
+            some = self._client.recv(20_000 if slow else MIB, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
+        except ConnectionResetError:
+            self.ended.set()
+            return
+        else:
+            self.received += some
+            if not some:
+                self.ended.set()
+                return
+        if slow:
+            self.slowly = len(self.received)
+        else:
+            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MIB)
+        asyncio.get_running_loop().call_later(STALL_S / 4 if slow else 0.001, self._read)
 
 
 ASKED = {"one large file": (["large"], LARGE), "many small ones": (["small"] * 350, SMALL * 350)}
@@ -60,33 +76,16 @@ async def test_a_client_that_reads_a_little_now_and_then_gets_everything(
 ) -> None:
     (tmp_path / "large").write_bytes(LARGE)
     (tmp_path / "small").write_bytes(SMALL)
-    client, received = socket.socket(), bytearray()
-
-    def read() -> None:
-        with suppress(BlockingIOError):
-            received.extend(client.recv(20_000))
-
-    timed = Timed(tmp_path, read)
-
-    async def slow_part_over() -> bool:
-        return timed.done == READS
-
-    def read_on() -> None:
-        client.settimeout(20)
-        while more := client.recv(MIB):
-            received.extend(more)
-
-    async with serving(UvicornAdapter(timed, stall_s=STALL_S)) as url:
-        with client:
+    requests = [f"GET /files/{path} HTTP/1.1\r\nHost: x\r\n" for path in paths]
+    with socket.socket() as client:
+        timed = Timed(tmp_path, client)
+        async with serving(UvicornAdapter(timed, stall_s=STALL_S)) as url:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", port(url)))
-            requests = [f"GET /files/{path} HTTP/1.1\r\nHost: x\r\n" for path in paths]
             client.sendall("\r\n".join([*requests[:-1], requests[-1] + "Connection: close\r\n", ""]).encode())
-            client.setblocking(False)
-            await until(slow_part_over, what="the client to have read slowly for long")
-            assert len(received) < len(content)
-            await asyncio.to_thread(read_on)
-    assert bodies(bytes(received)) == content
+            assert await asyncio.to_thread(timed.ended.wait, 50)
+    assert 0 < timed.slowly < len(content) / 10
+    assert bodies(bytes(timed.received)) == content
 
 
 def bodies(answers: bytes) -> bytes:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.integration.conftest import Stack
-from tests.processes import open_files, until
+from tests.processes import START_S, open_files, until
 
 MIB = 1024 * 1024
 
@@ -148,7 +148,7 @@ async def test_a_data_directory_that_is_none_is_told_at_the_start(tmp_path: Path
         sys.executable, "-P", "-m", tier, env={**os.environ, "MILLSTREAM_DATA_DIR": str(tmp_path / "file")},
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(START_S):
         _, said = await process.communicate()
     expected = f"MILLSTREAM_DATA_DIR: {tmp_path / 'file'} cannot be used: File exists.\n"
     assert (process.returncode, said.decode()) == (2, expected)

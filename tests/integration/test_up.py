@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from millstream.store.embedded import free_port
-from tests.processes import Process, Processes
+from tests.processes import START_S, Process, Processes
 
 MILLSTREAM = [
     sys.executable,
@@ -48,7 +48,7 @@ async def test_the_directory_that_is_served_is_the_one_that_is_set(
 async def test_a_setting_that_is_wrong_is_named(tmp_path: Path) -> None:
     wrong = {**os.environ, "MILLSTREAM_QUEUE_DEPTH": "0", "PYTHONPATH": str(Path.cwd())}
     found = await asyncio.to_thread(
-        subprocess.run, [*MILLSTREAM, str(tmp_path), "up"], env=wrong, capture_output=True, text=True, timeout=20
+        subprocess.run, [*MILLSTREAM, str(tmp_path), "up"], env=wrong, capture_output=True, text=True, timeout=START_S
     )
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith("MILLSTREAM_QUEUE_DEPTH=0: ")
