@@ -57,5 +57,5 @@ async def test_an_api_and_a_worker_tell_of_their_doubts_when_they_start(
     await admin.config_set("appendonly", "no")
     for process in await asyncio.gather(own_processes.api(server), own_processes.worker(server)):
         lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
-        told = [(line["level"], line["doubt"].partition(":")[0]) for line in lines if "doubt" in line]
+        told = [(line["level"], line["warning"].partition(":")[0]) for line in lines if "warning" in line]
         assert told == [("warning", THROWS_AWAY), ("warning", FORGETS)], process.arguments

@@ -127,7 +127,7 @@ async def test_an_attempt_whose_store_stays_away_is_lost_too(store: Store, monke
 
 
 async def test_a_full_log_breaks_the_writer_and_the_attempt_is_not_lost(store: Store) -> None:
-    small = await Store(store.pipeline.url, name="small", limits=Limits(log_events=3)).open(10)
+    small = await Store(store.pipeline.url, name="small", limits=Limits.model_construct(log_events=3)).open(10)
     job, lost = await running(store), list[str]()
     writer = writer_of(small, job, lost)
     await writer.write("chunk", b"1")

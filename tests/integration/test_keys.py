@@ -257,7 +257,7 @@ async def test_the_command_makes_lists_and_revokes_keys_of_a_running_server(guar
 
 
 def test_a_file_that_is_half_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apikeys, "LOOK_S", 0)  # it is looked at each time
+    monkeypatch.setattr(apikeys, "RELOAD_INTERVAL_S", 0)  # it is looked at each time
     file = tmp_path / "keys.json"
     (ann, of_ann), (yan, of_yan) = (new_key(owner, READ, None) for owner in ("ann", "yan"))
     write_keys(file, [of_ann])

@@ -223,8 +223,8 @@ async def test_the_delay_keeps_to_its_cap_however_many_attempts_there_were(store
     assert max(await delays(store, 5000)) <= 60
 
 
-async def limited(store: Store, **limits: int) -> Store:
-    return await Store(store.pipeline.url, name="limited", limits=Limits(**limits)).open(10)
+async def limited(store: Store, **limits: Any) -> Store:
+    return await Store(store.pipeline.url, name="limited", limits=Limits.model_construct(**limits)).open(10)
 
 
 @pytest.mark.parametrize("count", [3, 5000], ids=["the last event", "an event with more behind it"])

@@ -39,7 +39,7 @@ async def test_a_host_is_healthy_while_a_worker_of_its_own_sends_heartbeats(
 async def test_a_host_whose_store_is_away_is_not_healthy(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = await answer(f"redis://127.0.0.1:{free_port()}/0", capsys)
     assert code == 1
-    assert said.startswith("The store cannot be asked: ")
+    assert said.startswith("The store cannot be reached: ")
 
 
 async def test_a_store_that_forgot_the_analyses_is_told_again_and_a_second_signal_ends_a_worker_at_once(

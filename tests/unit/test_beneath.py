@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream import beneath
+from millstream import confined_fs
 from millstream.confined_fs import NotServed, ServedDirectory
 
 
@@ -211,7 +211,7 @@ def test_where_there_is_no_openat2_the_same_is_served(
     home: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
 ) -> None:
     """A machine whose number of that system call is not known here, and a kernel that does not have it."""
-    monkeypatch.setattr(beneath, "_SYS_OPENAT2", number)
+    monkeypatch.setattr(confined_fs, "_SYS_OPENAT2", number)
     directory = ServedDirectory(home)
     assert directory.open_cached("a") is None, "it cannot tell what waits for no disk"
     for path in SERVED:

@@ -24,7 +24,7 @@ async def test_a_digest_is_computed_in_a_thread_and_again_only_when_others_were_
         return pread(file, count, offset)
 
     monkeypatch.setattr(os, "pread", watched)
-    monkeypatch.setattr(digests, "KEPT", 2)
+    monkeypatch.setattr(digests, "CACHED", 2)
     kept = Digests()
     computed = []
     with (tmp_path / "f").open("rb") as file:
