@@ -227,9 +227,9 @@ async def limited(store: Store, **limits: Any) -> Store:
     return await Store(store.pipeline.url, name="limited", limits=Limits.model_construct(**limits)).open(10)
 
 
-@pytest.mark.parametrize("count", [3, 5000], ids=["the last event", "an event with more behind it"])
+@pytest.mark.parametrize("count", [9, 5000], ids=["the last event", "an event with more behind it"])
 async def test_a_job_whose_log_is_full_fails_in_words_and_is_not_tried_again(store: Store, count: int) -> None:
-    small = await limited(store, log_events=4)
+    small = await limited(store, log_events=10)
     job = await running(store, max_attempts=3, retry=True)
 
     async def talk(ctx: Context) -> None:
