@@ -95,7 +95,8 @@ class Processes:
     async def __aexit__(self, *_: object) -> None:
         alive = [process for process in self.started if process.running and process.running.returncode is None]
         for process in alive:
-            os.killpg(process.pid, signal.SIGKILL)  # each leads a session: its children end with it
+            with suppress(ProcessLookupError):  # it ended by itself just now
+                os.killpg(process.pid, signal.SIGKILL)  # each leads a session: its children end with it
         for process in alive:
             await process.ended()
 

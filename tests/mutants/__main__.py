@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.mutants import ROOT, Mutant
@@ -28,35 +27,28 @@ def copied(directory: Path) -> None:
             shutil.copyfile(ROOT / name, directory / name)
 
 
-def run(directory: Path, test: str) -> tuple[int, str]:
-    """Run a test on the copy: its exit code, and the end of what it printed."""
+def run(directory: Path, *tests: str, timeout_s: float = 150) -> tuple[int, str]:
+    """Run tests on the copy: the exit code, and the end of what was printed."""
     path = os.pathsep.join(str(directory / part) for part in ("api", "worker", "shared", "."))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", test]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
     try:
-        done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=150)
+        done = subprocess.run(
+            command, cwd=directory, env=environment, capture_output=True, text=True, timeout=timeout_s
+        )
     except subprocess.TimeoutExpired:
         return TIMED_OUT, "it hangs"
     return done.returncode, done.stdout[-1500:] + done.stderr[-500:]
 
 
-def survivors(mutants: list[Mutant]) -> Iterator[tuple[Mutant, str]]:
-    """The changes that their test did not notice, and what it printed."""
-    with tempfile.TemporaryDirectory(prefix="millstream-mutants-") as name:
-        directory = Path(name)
-        copied(directory)
-        for mutant in mutants:
-            file = directory / mutant.file
-            text = file.read_text()
-            file.write_text(text.replace(mutant.old, mutant.new))
-            code, output = run(directory, mutant.test)
-            file.write_text(text)
-            print(
-                f"{'killed  ' if code in (FAILED, TIMED_OUT) else 'SURVIVED'} {mutant.name}: {mutant.promise}",
-                flush=True,
-            )
-            if code not in (FAILED, TIMED_OUT):
-                yield mutant, output
+def killed(directory: Path, mutant: Mutant) -> tuple[bool, str]:
+    """Make a change and take it back. Does its test fail in between? And what did it print?"""
+    file = directory / mutant.file
+    text = file.read_text()
+    file.write_text(text.replace(mutant.old, mutant.new))
+    code, output = run(directory, mutant.test)
+    file.write_text(text)
+    return code in (FAILED, TIMED_OUT), output
 
 
 def main(names: list[str]) -> int:
@@ -64,11 +56,20 @@ def main(names: list[str]) -> int:
     if not chosen:
         print(f"No change is called {' or '.join(names)}.", file=sys.stderr)
         return 2
-    left = list(survivors(chosen))
-    for mutant, output in left:
-        print(f"\n{mutant.name} in {mutant.file}: {mutant.test} did not fail.\n{output}")
-    print(f"{len(chosen) - len(left)} of {len(chosen)} changes were noticed.")
-    return bool(left)
+    with tempfile.TemporaryDirectory(prefix="millstream-mutants-") as name:
+        copied(directory := Path(name))
+        code, output = run(directory, *dict.fromkeys(mutant.test for mutant in chosen), timeout_s=1200)
+        if code:
+            print(f"The tests do not pass without any change, so they can show nothing.\n{output}", file=sys.stderr)
+            return 2
+        survivors = []
+        for mutant in chosen:
+            noticed, output = killed(directory, mutant)
+            print(f"{'killed  ' if noticed else 'SURVIVED'} {mutant.name}: {mutant.promise}", flush=True)
+            if not noticed:
+                survivors.append(f"{mutant.name} in {mutant.file}: {mutant.test} did not fail.\n{output}")
+    print("\n".join([*survivors, f"{len(chosen) - len(survivors)} of {len(chosen)} changes were noticed."]))
+    return bool(survivors)
 
 
 if __name__ == "__main__":
