@@ -1,6 +1,5 @@
 """Which analyses a worker runs: those of installed packages, and those of the modules and files in its settings."""
 
-import os
 import sys
 import sysconfig
 from importlib import import_module
@@ -80,6 +79,5 @@ def _load_file(path: Path) -> ModuleType:
 
 def _places() -> list[str]:
     """Where a user's modules are looked for: the path without the standard library."""
-    standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-    dynamic = f"{sysconfig.get_path('platstdlib')}{os.sep}lib-dynload"
-    return [place for place in sys.path if place not in standard and place != dynamic and not place.endswith(".zip")]
+    standard = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+    return [place for place in sys.path if place not in standard and not place.endswith((".zip", "lib-dynload"))]
