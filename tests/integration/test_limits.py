@@ -202,11 +202,13 @@ async def test_names_that_are_not_known_do_not_cost_the_store_a_look_each(
     monkeypatch.setattr(commands, "REFRESH_S", 3600)
 
     async def looks() -> int:
-        return int((await store.info("commandstats")).get("cmdstat_hgetall", {"calls": 0})["calls"])
+        return int((await store.info("commandstats")).get("cmdstat_hvals", {"calls": 0})["calls"])
 
     store: Client
     async with redis.Redis.from_url(valkey.url) as store, within(valkey) as here, rpc(here.api) as socket:
-        await refusal(socket, "nothing")
+        before = await looks()
+        await socket.call("analysis.list")
+        assert await looks() > before, "looks are counted"
         before = await looks()
         for number in range(20):
             await refusal(socket, f"nothing {number}")

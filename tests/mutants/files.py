@@ -67,11 +67,11 @@ FILES: list[Mutant] = [
     ),
     Mutant(
         "V08b", "the name of a resumable upload is on the disk before that is answered",
-        TUS, "                os.fsync(beside.directory)\n", "", ON_DISK,
+        TUS, "                os.fsync(temporary.directory)\n", "", ON_DISK,
     ),
     Mutant(
         "V09", "a resumable upload waits for its turn in the directory",
-        TUS, "            with locked(beside.directory):", "            if True:", TURN,
+        TUS, "            with locked(temporary.directory):", "            if True:", TURN,
     ),
     Mutant(
         "V10", "507 when the disk refuses to publish a resumable upload",
@@ -94,23 +94,24 @@ FILES: list[Mutant] = [
         f"{SETTLE}::test_a_request_that_is_cancelled_while_it_waits_frees_its_file",
     ),
     Mutant(
-        "S01", "a client is slow, not gone, as long as it takes something in each time limit",
+        "S01f", "a client is slow, not gone, as long as it takes something in each time limit",
         "api/millstream_api/wire/backpressure.py", "if now >= before:", "if True:",
         "tests/integration/test_slow_clients.py::test_a_client_that_reads_a_little_now_and_then_gets_everything",
     ),
     Mutant(
-        "S02", "what the kernel still holds for a client tells whether it takes something",
-        "api/millstream_api/wire/backpressure.py", "transport.get_write_buffer_size() + _queued(out)", "transport.get_write_buffer_size()",
+        "S02f", "what the kernel still holds for a client tells whether it takes something",
+        "api/millstream_api/wire/backpressure.py",
+        "connection.get_write_buffer_size() + _unacknowledged(fd)", "connection.get_write_buffer_size()",
         "tests/integration/test_slow_clients.py::test_a_client_that_reads_a_little_now_and_then_gets_everything",
     ),
     Mutant(
-        "S03", "a client that reads nothing has all of the time limit",
+        "S03f", "a client that reads nothing has all of the time limit",
         "api/millstream_api/wire/backpressure.py", "timeout=stall_s))[0]", "timeout=stall_s / 4))[0]",
         "tests/integration/test_zerocopy.py::test_plain_connections_of_uvicorn_are_zero_copy",
     ),
     Mutant(
         "U16", "an upload is written as it comes, and not held in memory",
-        UPLOADS, "if len(held) >= BLOCK or not message", "if not message",
+        UPLOADS, "if len(buffered) >= BLOCK or not message", "if not message",
         f"{BOUNDS}::test_an_upload_is_written_as_it_comes",
     ),
     Mutant(
@@ -124,7 +125,7 @@ FILES: list[Mutant] = [
     ),
     Mutant(
         "F04", "of a file and its compressed sibling, the one that is not sent is closed",
-        FILES_, "            os.close(plain.file if better else packed.file)\n", "",
+        FILES_, "            os.close(plain.file if better else compressed.file)\n", "",
         f"{BOUNDS}::test_whatever_is_asked_for_no_file_stays_open",
     ),
     Mutant(
@@ -138,7 +139,7 @@ FILES: list[Mutant] = [
         "tests/integration/test_tus.py::test_what_breaks_before_its_checksum_can_be_checked_is_not_kept",
     ),
     Mutant(
-        "P02", "a read that is tried at once waits for no disk",
+        "P02f", "a read that is tried at once waits for no disk",
         "api/millstream_api/wire/pagecache.py", "[buffer], offset, _NOWAIT)", "[buffer], offset, 0)", COLD,
     ),
     Mutant(
@@ -153,8 +154,8 @@ FILES: list[Mutant] = [
     ),
     Mutant(
         "X01", "the protocol lists each close code",
-        "docs/protocol.md", "1009 frame over the limit; ", "",
-        "tests/unit/test_docs.py::test_the_protocol_lists_each_close_code",
+        "docs/protocol.md", "| 1009 | a frame over the limit (`MILLSTREAM_MAX_BODY_BYTES`) |\n", "",
+        "tests/unit/test_doc_pages.py::test_each_close_code_has_a_row",
     ),
     Mutant(
         "F06", "a long listing is sent piece by piece",
@@ -163,15 +164,15 @@ FILES: list[Mutant] = [
     ),
     Mutant(
         "G01", "so many digests are kept",
-        "api/millstream_api/files/digests.py", "if len(self._kept) > KEPT:", "if False:", DIGESTS,
+        "api/millstream_api/files/digests.py", "if len(self._cache) > CACHED:", "if False:", DIGESTS,
     ),
     Mutant(
         "G02", "the event loop waits for no digest",
-        "api/millstream_api/files/digests.py", "asyncio.to_thread(_computed, os.dup(file))",
-        "asyncio.sleep(0, _computed(os.dup(file)))", DIGESTS,
+        "api/millstream_api/files/digests.py", "asyncio.to_thread(_compute, os.dup(file))",
+        "asyncio.sleep(0, _compute(os.dup(file)))", DIGESTS,
     ),
     Mutant(
         "G03", "the digests that are kept are those asked for last",
-        "api/millstream_api/files/digests.py", "            self._kept.move_to_end(state)\n", "", DIGESTS,
+        "api/millstream_api/files/digests.py", "            self._cache.move_to_end(state)\n", "", DIGESTS,
     ),
 ]  # fmt: skip
