@@ -150,7 +150,7 @@ FILES: list[Mutant] = [
     Mutant(
         "B01", "a kernel without openat2 serves the same",
         BENEATH, "    except OSError:\n        return False", "    except ZeroDivisionError:\n        return False",
-        "tests/unit/test_beneath.py::test_where_there_is_no_openat2_the_same_is_served",
+        "tests/unit/test_confined_fs.py::test_where_there_is_no_openat2_the_same_is_served",
     ),
     Mutant(
         "X01", "the protocol lists each close code",

@@ -5,7 +5,7 @@ from tests.mutants import Mutant
 ATTEMPTS, CLAIM = "tests/integration/test_attempts.py", "tests/integration/test_claim.py"
 SUBMIT, FAIRNESS = "tests/integration/test_submit.py", "tests/integration/test_fairness.py"
 RATES, RECONNECTING = "tests/integration/test_rates.py", "tests/integration/test_reconnecting.py"
-DOUBTS, PIPELINE = "tests/integration/test_doubts.py", "tests/integration/test_pipeline.py"
+WARNINGS, PIPELINE = "tests/integration/test_durability_warnings.py", "tests/integration/test_pipeline.py"
 AWAY, ATTACH = "tests/integration/test_store_away.py", "tests/integration/test_attach.py"
 
 STORE: list[Mutant] = [
@@ -211,19 +211,19 @@ STORE: list[Mutant] = [
     ),
     Mutant(
         "S01s",
-        "a store that may throw jobs away is doubted",
+        "a store that may evict jobs is warned of",
         "shared/millstream/store/store.py",
         'b"noeviction") != b"noeviction"',
         'b"noeviction") == b"volatile-lru"',
-        f"{DOUBTS}::test_a_store_that_keeps_everything_is_not_doubted_and_each_setting_that_may_lose_jobs_is",
+        f"{WARNINGS}::test_a_store_that_keeps_everything_has_no_warnings_and_each_setting_that_may_lose_jobs_has_one",
     ),
     Mutant(
         "S01b",
-        "a store without AOF is doubted",
+        "a store without AOF is warned of",
         "shared/millstream/store/store.py",
         'b"yes") != b"yes"',
         'b"yes") != b"no"',
-        f"{DOUBTS}::test_a_store_that_keeps_everything_is_not_doubted_and_each_setting_that_may_lose_jobs_is",
+        f"{WARNINGS}::test_a_store_that_keeps_everything_has_no_warnings_and_each_setting_that_may_lose_jobs_has_one",
     ),
     Mutant(
         "S01c",
@@ -231,23 +231,23 @@ STORE: list[Mutant] = [
         "shared/millstream/store/store.py",
         "except (hiredis.ReplyError, StoreUnavailable):\n            return []",
         "except StoreUnavailable:\n            return []",
-        f"{DOUBTS}::test_a_store_that_does_not_tell_its_settings_is_used_all_the_same",
+        f"{WARNINGS}::test_a_store_that_does_not_tell_its_settings_is_used_all_the_same",
     ),
     Mutant(
         "S01d",
-        "an API tells of its doubts",
+        "an API warns at its start",
         "api/millstream_api/app.py",
         "in await store.durability_warnings():",
         "in ():",
-        f"{DOUBTS}::test_an_api_and_a_worker_tell_of_their_doubts_when_they_start",
+        f"{WARNINGS}::test_an_api_and_a_worker_warn_of_a_store_that_may_lose_jobs",
     ),
     Mutant(
         "S01e",
-        "a worker tells of its doubts",
+        "a worker warns at its start",
         "worker/millstream_worker/app.py",
         "in await store.durability_warnings():",
         "in ():",
-        f"{DOUBTS}::test_an_api_and_a_worker_tell_of_their_doubts_when_they_start",
+        f"{WARNINGS}::test_an_api_and_a_worker_warn_of_a_store_that_may_lose_jobs",
     ),
     Mutant(
         "S02s",

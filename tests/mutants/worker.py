@@ -2,7 +2,7 @@
 
 from tests.mutants import Mutant
 
-RUNNER = "tests/integration/test_runner.py::"
+ATTEMPT = "tests/integration/test_attempt.py::"
 ENGINE = "tests/integration/test_engine.py::"
 LEASES = "tests/integration/test_leases.py::"
 PROCESS = "tests/integration/test_worker_process.py::"
@@ -15,7 +15,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/attempt.py",
         "max_s=settings.retry_cap_s)",
         "max_s=3600)",
-        RUNNER + "test_the_delay_of_a_retry_is_random_and_grows_up_to_a_cap",
+        ATTEMPT + "test_the_delay_of_a_retry_is_random_and_grows_up_to_a_cap",
     ),
     Mutant(
         "R02b",
@@ -23,7 +23,7 @@ WORKER: list[Mutant] = [
         "shared/millstream/backoff.py",
         "2.0 ** min(failures - 1, 64)",
         "2.0 ** (failures - 1)",
-        RUNNER + "test_the_delay_keeps_to_its_cap_however_many_attempts_there_were",
+        ATTEMPT + "test_the_delay_keeps_to_its_cap_however_many_attempts_there_were",
     ),
     Mutant(
         "R03",
@@ -31,7 +31,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/attempt.py",
         "random.uniform(0, cap_s)",
         "cap_s",
-        RUNNER + "test_the_delay_of_a_retry_is_random_and_grows_up_to_a_cap",
+        ATTEMPT + "test_the_delay_of_a_retry_is_random_and_grows_up_to_a_cap",
     ),
     Mutant(
         "R03b",
@@ -39,7 +39,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/attempt.py",
         "backoff_s(self._job.attempt, ",
         "backoff_s(1, ",
-        RUNNER + "test_the_delay_of_a_retry_is_random_and_grows_up_to_a_cap",
+        ATTEMPT + "test_the_delay_of_a_retry_is_random_and_grows_up_to_a_cap",
     ),
     Mutant(
         "R04",
@@ -55,7 +55,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/attempt.py",
         "job.timeout_s or (analysis and analysis.timeout_s) or",
         "(analysis and analysis.timeout_s) or job.timeout_s or",
-        RUNNER + "test_the_timeout_of_a_submit_counts_before_the_analysis_and_that_before_the_workers",
+        ATTEMPT + "test_the_timeout_of_a_submit_counts_before_the_analysis_and_that_before_the_workers",
     ),
     Mutant(
         "R13",
@@ -63,7 +63,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/attempt.py",
         "self._end(self._fail(failure))",
         "self._end(self._store.retry(self._job, failure.as_error(), 0))",
-        RUNNER + "test_a_timeout_is_final_though_attempts_are_left",
+        ATTEMPT + "test_a_timeout_is_final_though_attempts_are_left",
     ),
     Mutant(
         "R07",
@@ -71,7 +71,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/event_writer.py",
         "len(self._buffer) >= MAX_BUFFERED_EVENTS or",
         "",
-        RUNNER + "test_an_analysis_that_is_faster_than_the_store_waits_once_the_buffer_is_full",
+        ATTEMPT + "test_an_analysis_that_is_faster_than_the_store_waits_once_the_buffer_is_full",
     ),
     Mutant(
         "R07b",
@@ -79,7 +79,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/event_writer.py",
         " or self._buffered_bytes >= MAX_BUFFERED_BYTES",
         "",
-        RUNNER + "test_an_analysis_that_is_faster_than_the_store_waits_once_the_buffer_is_full",
+        ATTEMPT + "test_an_analysis_that_is_faster_than_the_store_waits_once_the_buffer_is_full",
     ),
     Mutant(
         "R08",
@@ -87,7 +87,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/attempt.py",
         "        await self._events.flush()\n        with suppress(LeaseLost):",
         "        with suppress(LeaseLost):",
-        RUNNER + "test_what_was_said_before_an_end_from_outside_is_in_the_log_before_it",
+        ATTEMPT + "test_what_was_said_before_an_end_from_outside_is_in_the_log_before_it",
     ),
     Mutant(
         "R20",
@@ -95,7 +95,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/attempt.py",
         "        self._task = None  # the end",
         "        # the end",
-        RUNNER + "test_an_end_that_is_being_told_is_not_replaced_by_another",
+        ATTEMPT + "test_an_end_that_is_being_told_is_not_replaced_by_another",
     ),
     Mutant(
         "R21",
@@ -103,7 +103,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/attempt.py",
         "await _uninterrupted(self._ending)",
         "await self._ending",
-        RUNNER + "test_an_end_is_told_to_the_end_however_often_its_attempt_is_cancelled",
+        ATTEMPT + "test_an_end_is_told_to_the_end_however_often_its_attempt_is_cancelled",
     ),
     Mutant(
         "R22",
@@ -111,7 +111,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/attempt.py",
         "        if isinstance(broken, OutputTooLarge):\n            return failure_of(broken)\n",
         "",
-        RUNNER + "test_a_job_whose_log_is_full_fails_in_words_and_is_not_tried_again",
+        ATTEMPT + "test_a_job_whose_log_is_full_fails_in_words_and_is_not_tried_again",
     ),
     Mutant(
         "R23",
@@ -119,7 +119,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/attempt.py",
         "        self.stop(Stop.LOST)",
         "        pass",
-        RUNNER + "test_an_attempt_that_lost_its_lease_is_ended_and_tells_nothing",
+        ATTEMPT + "test_an_attempt_that_lost_its_lease_is_ended_and_tells_nothing",
     ),
     Mutant(
         "R24",
@@ -127,7 +127,7 @@ WORKER: list[Mutant] = [
         "worker/millstream_worker/event_writer.py",
         "        if self.broken:\n            raise self.broken\n        if len(data)",
         "        if len(data)",
-        RUNNER + "test_an_analysis_that_goes_on_without_its_lease_hears_of_it_from_its_next_event",
+        ATTEMPT + "test_an_analysis_that_goes_on_without_its_lease_hears_of_it_from_its_next_event",
     ),
     Mutant(
         "W01",

@@ -33,7 +33,7 @@ async def warnings(server: Process) -> list[str]:
     return [warning.partition(":")[0] for warning in found]
 
 
-async def test_a_store_that_keeps_everything_is_not_doubted_and_each_setting_that_may_lose_jobs_is(
+async def test_a_store_that_keeps_everything_has_no_warnings_and_each_setting_that_may_lose_jobs_has_one(
     server: Process, admin: Client
 ) -> None:
     assert await warnings(server) == []
@@ -50,7 +50,7 @@ async def test_a_store_that_does_not_tell_its_settings_is_used_all_the_same(serv
     assert await warnings(server) == []
 
 
-async def test_an_api_and_a_worker_tell_of_their_doubts_when_they_start(
+async def test_an_api_and_a_worker_warn_of_a_store_that_may_lose_jobs(
     server: Process, admin: Client, own_processes: Processes
 ) -> None:
     await admin.config_set("maxmemory-policy", "allkeys-lru")
