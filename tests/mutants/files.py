@@ -110,7 +110,7 @@ FILES: list[Mutant] = [
         "tests/integration/test_zerocopy.py::test_plain_connections_of_uvicorn_are_zero_copy",
     ),
     Mutant(
-        "U16", "an upload is written as it comes, and not held in memory",
+        "U16", "an upload is written while it is received, and not held in memory",
         UPLOADS, "if len(buffered) >= BLOCK or not message", "if not message",
         f"{BOUNDS}::test_an_upload_is_written_as_it_comes",
     ),

@@ -162,7 +162,7 @@ async def test_everything_lost_is_told_to_those_who_wait_and_work_goes_on(proces
             async with stack.client() as store:
                 return b"process" in await store.hkeys(keys.ANALYSES)  # type: ignore[misc]
 
-        await until(advertised, what="the workers to say again what they know")
+        await until(advertised, what="the workers to advertise their analyses again")
         fresh = [await client.submit("counts", {"to": 5}) for _ in range(10)]
         await client.ends(*fresh)
         await plain.send("three")

@@ -160,7 +160,7 @@ def _file_paths() -> dict[str, Any]:
     writing = operation(
         "Upload a file: complete, or not there at all",
         told("201", "created", told("204", "replaced"), missing, refused, told("413", "too large"))
-        | told("400", "the upload broke, or its digest is wrong", told("415", "it is encoded"))
+        | told("400", "the upload broke, or its digest is wrong", told("415", "Content-Encoding is not accepted"))
         | told("507", "the disk is full"),
         ("Repr-Digest", "header"), ("Content-Digest", "header"), *conditions,
     )  # fmt: skip
