@@ -12,8 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from millstream.store.limits import Limits
 
 
-class Settings(Limits, BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="MILLSTREAM_", env_file=".env", extra="ignore", frozen=True)
+class ProcessSettings(BaseSettings):
+    """What a process is told of its surroundings."""
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="the store: redis://, rediss:// or unix://")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -24,6 +24,12 @@ class Settings(Limits, BaseSettings):
         10, gt=0, description="how long a call waits through an outage of the store before it fails, in seconds"
     )
     event_bytes: int = Field(1024 * 1024, ge=1024, description="bytes of data in one event, a result included")
+
+
+class Settings(Limits, ProcessSettings):
+    """The settings of both tiers: a process', and the limits of the store."""
+
+    model_config = SettingsConfigDict(env_prefix="MILLSTREAM_", env_file=".env", extra="ignore", frozen=True)
 
 
 def settings_table(settings: type[Settings]) -> str:
