@@ -21,6 +21,8 @@ class AttemptContext:
     and raises NotServed.
     """
 
+    __slots__ = ("_open_file", "_result", "_write", "attempt", "job")
+
     def __init__(
         self,
         job: str,

@@ -23,6 +23,11 @@ class EventWriter:
     is full; LeaseLost or StoreUnavailable when the attempt is lost, which `on_lost` is called for.
     """
 
+    __slots__ = (
+        "_appending", "_buffer", "_buffered_bytes", "_job", "_max_event_bytes", "_store",
+        "broken", "on_lost", "written",
+    )  # fmt: skip
+
     def __init__(self, store: Store, job: Claimed, *, max_event_bytes: int, on_lost: Callable[[], None]) -> None:
         self.written = 0
         self.broken: Exception | None = None

@@ -1,10 +1,10 @@
 """The analyses that workers advertise, as the API knows them. No I/O."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import jsonschema_rs
-from pydantic import PrivateAttr
 
 from millstream.protocol.errors import Problem, pointer, sentence
 from millstream.protocol.fleet import Advertisement, AnalysisInfo
@@ -13,18 +13,18 @@ from millstream.protocol.fleet import Advertisement, AnalysisInfo
 class Entry(Advertisement):
     """One advertised analysis, whose parameters can be checked."""
 
-    _validator: Any = PrivateAttr()
-
-    def model_post_init(self, _: Any) -> None:
-        self._validator = jsonschema_rs.validator_for(self.params_schema)
+    @cached_property
+    def validator(self) -> Any:
+        """Made when it is first needed, so that a schema that is none is a fault of this analysis alone."""
+        return jsonschema_rs.validator_for(self.params_schema)
 
     def check(self, params: dict[str, Any]) -> None:
         """Raises Problem invalid_params, which names each member that is wrong and what was expected."""
-        if self._validator.is_valid(params):
+        if self.validator.is_valid(params):
             return
         errors = [
             {"pointer": pointer(["params", *error.instance_path]), "detail": error.message[:300]}
-            for error in self._validator.iter_errors(params)
+            for error in self.validator.iter_errors(params)
         ]
         raise Problem("invalid_params", f"{self.name}: {sentence(errors)}.", errors[:50])
 
