@@ -18,7 +18,7 @@ from tests.integration.web import JSONL, SSE, following, problem, submit, web
 from tests.integration.within import Held, Within, hold_call, hold_reply, within
 from tests.processes import Process, until
 
-NOBODY = "0" * 32
+NO_JOB = "0" * 32
 
 
 @pytest.fixture
@@ -82,11 +82,11 @@ async def test_what_is_refused_is_not_followed(here: Within) -> None:
             await client.submit("nothing")
         assert here.followers == [], "after a submit"
         with pytest.raises(Refused):
-            await client.call("job.attach", job=NOBODY)
+            await client.call("job.attach", job=NO_JOB)
         assert here.followers == [], "after an attach"
         problem(await http.post("/jobs", json={"analysis": "nothing"}, headers={"Accept": SSE}), "unknown_analysis")
         assert here.followers == [], "after a submit over HTTP"
-        problem(await http.get(f"/jobs/{NOBODY}/events"), "job_not_found")
+        problem(await http.get(f"/jobs/{NO_JOB}/events"), "job_not_found")
         assert here.followers == [], "after asking for events over HTTP"
 
 

@@ -14,7 +14,7 @@ from tests.integration.rpc import Frame, Refused, Rpc, rpc
 from tests.integration.within import within
 from tests.processes import until
 
-NOBODY = "0" * 32
+NO_JOB = "0" * 32
 
 
 async def refused(client: Rpc, method: str, **params: Any) -> Refused:
@@ -240,12 +240,12 @@ async def test_an_unknown_analysis_is_refused_with_the_names_there_are(client_rp
 
 @pytest.mark.parametrize("method", ["job.get", "job.attach", "job.cancel"])
 async def test_an_unknown_job_is_not_found(client_rpc: Rpc, method: str) -> None:
-    error = await refused(client_rpc, method, job=NOBODY)
+    error = await refused(client_rpc, method, job=NO_JOB)
     assert (error.code, error.data["status"]) == (-32005, 404)
 
 
 async def test_detaching_from_what_is_not_followed_is_no_error(client_rpc: Rpc) -> None:
-    assert await client_rpc.call("job.detach", job=NOBODY) == {}
+    assert await client_rpc.call("job.detach", job=NO_JOB) == {}
 
 
 async def test_a_cursor_that_is_none_is_refused(client_rpc: Rpc) -> None:
@@ -263,7 +263,7 @@ async def test_an_error_of_the_server_is_answered_as_one_and_logged_and_the_sock
     async with within(stack.store) as here, rpc(here.api) as client:
         monkeypatch.setattr(here.commands.stores.only, "snapshot", broken)
         with capture_logs() as logs:
-            error = await refused(client, "job.get", job=NOBODY)
+            error = await refused(client, "job.get", job=NO_JOB)
         assert (error.code, error.data["status"]) == (-32603, 500)
         assert "secret" not in json.dumps(error.data)
         assert [(entry["log_level"], entry["method"], entry["exc_info"]) for entry in logs] == [
