@@ -169,8 +169,7 @@ class RpcSession(Session):
     # The hub's reader.
 
     def offer(self, follower: Follower, event: Event) -> bool:
-        bounds = self._bounds
-        if self._outbox and (len(self._outbox) >= bounds.events or self._bytes + len(event.data) > bounds.bytes):
+        if not self._bounds.admit(event, len(self._outbox), self._bytes):
             return False
         self._outbox.append(event)
         self._bytes += len(event.data)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from millstream.protocol.errors import Problem
-from millstream.protocol.events import Cursor
+from millstream.protocol.events import Cursor, Event
 from millstream.protocol.jobs import Page
 from millstream.protocol.messages import Attach, Id, Submit, read_cursor
 from millstream_api.jobs.hub import Follower, Hub, Reader, State
@@ -36,6 +36,10 @@ class Bounds:
     events: int = 256
     bytes: int = 1024 * 1024
     commands: int = 1000
+
+    def admit(self, event: Event, held: int, held_bytes: int) -> bool:
+        """Is there room for an event beside what is held? Where nothing is held, there always is."""
+        return not held or (held < self.events and held_bytes + len(event.data) <= self.bytes)
 
 
 @dataclass(slots=True)

@@ -52,9 +52,7 @@ class StreamSession(Session):
     # The hub's reader.
 
     def offer(self, follower: Follower, event: Event) -> bool:
-        bounds = self._bounds
-        full = len(self._held) >= bounds.events or self._bytes + len(event.data) > bounds.bytes
-        if full and self._held:
+        if not self._bounds.admit(event, len(self._held), self._bytes):
             return False
         self._held.append(event)
         self._bytes += len(event.data)
