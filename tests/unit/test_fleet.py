@@ -51,7 +51,7 @@ def test_a_catalog_checks_parameters_by_the_schema_that_was_advertised() -> None
     assert set(entry.as_dict()) == {"name", "description", "params_schema", "result_schema", "timeout_s", "queue"}
 
 
-def test_a_schema_that_is_none_is_a_fault_of_its_analysis_alone() -> None:
+def test_an_invalid_schema_affects_its_own_analysis_only() -> None:
     catalog = Catalog()
     catalog.update([SHOUT, SHOUT.model_copy(update={"name": "odd", "params_schema": {"minLength": -1}})])
     catalog.find("shout").check({"n": 1})

@@ -157,7 +157,7 @@ class Attempt:
         return "failed"
 
     def _judge(self, outcome: Outcome) -> Outcome:
-        """A success whose output is over a limit is none. Raises LeaseLost, StoreUnavailable: events are missing."""
+        """Output over a limit makes a success a failure. Raises LeaseLost, StoreUnavailable: events are missing."""
         broken, limit = self._events.broken, self._settings.event_bytes
         if isinstance(broken, LeaseLost | StoreUnavailable):
             raise broken

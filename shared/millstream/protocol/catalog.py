@@ -15,7 +15,7 @@ class Entry(Advertisement):
 
     @cached_property
     def validator(self) -> Any:
-        """Made when it is first needed, so that a schema that is none is a fault of this analysis alone."""
+        """Made when it is first needed, so that an invalid schema affects its own analysis only."""
         return jsonschema_rs.validator_for(self.params_schema)
 
     def check(self, params: dict[str, Any]) -> None:
