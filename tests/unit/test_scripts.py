@@ -38,8 +38,9 @@ def test_terminal_statuses_come_from_the_table(name: str) -> None:
 
 
 def test_arguments_are_bound_by_name_and_limits_are_given_by_the_store() -> None:
-    bound = SCRIPTS["cancel"].bind({"reason": "null", "id": "j", "owner": "ann"}, defaults={"keep_ms": 5, "other": 1})
-    assert bound == ["j", "ann", "null", 5]
+    cancel = load_scripts({"keep_ms": 5, "other": 1})["cancel"]
+    assert cancel.bind({"reason": "null", "id": "j", "owner": "ann"}) == ["j", "ann", "null", 5]
+    assert cancel.bind({"reason": "null", "id": "j", "owner": "ann", "keep_ms": 7}) == ["j", "ann", "null", 7]
     assert SCRIPTS["positions"].bind({}, ["a", "b"]) == ["a", "b"]
     assert "local keep_ms = ARGV[4]\n" in SCRIPTS["cancel"].text
     assert "local limit = tonumber(ARGV[7])\n" in SCRIPTS["attach"].text

@@ -27,28 +27,28 @@ _NAME = re.compile(r"(\w+)(:number|\.\.\.)?(?:,|$)")
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script as the store runs it: the names of keys and statuses, the prelude, its arguments, its own text."""
+    """A script as the store runs it: the names of keys and statuses, the prelude, its arguments, its own text.
+
+    `defaults`: the arguments that need not be given, with their values.
+    """
 
     name: str
     text: str
     sha: str
     arguments: tuple[str, ...]
     rest: bool  # does any number of them follow?
-    _takes: frozenset[str]
+    defaults: Mapping[str, Argument]
+    _required: int
     _pick: Callable[[Mapping[str, Argument]], tuple[Argument, ...]]
 
-    def bind(
-        self,
-        given: Mapping[str, Argument],
-        rest: Iterable[Argument] = (),
-        defaults: Mapping[str, Argument] = MappingProxyType({}),
-    ) -> list[Argument]:
+    def bind(self, given: Mapping[str, Argument], rest: Iterable[Argument] = ()) -> list[Argument]:
         """ARGV. Raises TypeError for an argument that is missing, and for one that the script does not take."""
         try:
-            bound = [*self._pick({**defaults, **given})]
+            bound = [*self._pick({**self.defaults, **given} if self.defaults else given)]
         except KeyError:
             bound = None
-        if bound is None or not self._takes.issuperset(given):
+        # With all that are required among them, only as many as there are required can be no others.
+        if bound is None or (len(given) != self._required and not given.keys() <= {*self.arguments}):
             raise TypeError(f"{self.name} takes {', '.join(self.arguments) or 'nothing'}; given: {', '.join(given)}")
         bound += rest
         if len(bound) > len(self.arguments) and not self.rest:
@@ -67,7 +67,7 @@ def _picker(names: tuple[str, ...]) -> Callable[[Mapping[str, Argument]], tuple[
             return itemgetter(*names)
 
 
-def _load(name: str, prelude: str, own: str) -> Script:
+def _load(name: str, prelude: str, own: str, limits: Mapping[str, Argument]) -> Script:
     declared = _ARGV.search(own)
     listed = re.sub(r"\n--  |\(.*", " ", declared.group(1)).strip() if declared else ""
     names = _NAME.findall(listed)
@@ -78,15 +78,17 @@ def _load(name: str, prelude: str, own: str) -> Script:
     )
     text = f"{prelude}\n{locals_}\n{own}"
     sha = hashlib.sha1(text.encode()).hexdigest()
-    return Script(name, text, sha, arguments, len(arguments) < len(names), frozenset(arguments), _picker(arguments))
+    defaults = {name: limits[name] for name in arguments if name in limits}
+    required = len(arguments) - len(defaults)
+    return Script(name, text, sha, arguments, len(arguments) < len(names), defaults, required, _picker(arguments))
 
 
-def load_scripts() -> dict[str, Script]:
-    """Every script of the folder, by name."""
+def load_scripts(limits: Mapping[str, Argument] = MappingProxyType({})) -> dict[str, Script]:
+    """Every script of the folder, by name. `limits`: those of `Limits.arguments()`."""
     folder = resources.files("millstream.store") / "lua"
     files = [file for file in folder.iterdir() if file.name.endswith(".lua")]
     texts = {file.name.removesuffix(".lua"): file.read_text() for file in files}
     names = "".join(f"local {name} = '{value}'\n" for name, value in keys.IN_LUA.items())
     ends = ", ".join(f"{status} = true" for status in sorted(TERMINAL))
     prelude = f"{names}local TERMINAL = {{ {ends} }}\n{texts.pop('prelude')}"
-    return {name: _load(name, prelude, text) for name, text in sorted(texts.items())}
+    return {name: _load(name, prelude, text, limits) for name, text in sorted(texts.items())}

@@ -100,8 +100,7 @@ class Store:
     ) -> None:
         self.limits = limits
         self.patience_s = patience_s
-        self._scripts = load_scripts()
-        self._defaults = limits.arguments()
+        self._scripts = load_scripts(limits.arguments())
         self._prepare = on_connect
         silence_s = min(SILENCE_S, max(0.5, patience_s / 2))
         self.pipeline = Pipeline(url, name=name, on_connect=self._on_connect, silence_s=silence_s)
@@ -150,7 +149,7 @@ class Store:
         Raises StoreUnavailable when the store stays away for longer than `patience_s`.
         """
         script = self._scripts[name]
-        argv = script.bind(arguments, rest, self._defaults)
+        argv = script.bind(arguments, rest)
         command = ("EVALSHA", script.sha)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self.patience_s if patience_s is None else patience_s)
