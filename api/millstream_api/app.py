@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
@@ -10,7 +11,6 @@ import structlog
 from fastapi import FastAPI, Query, Request, Response
 from pydantic_core import to_json
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -18,6 +18,7 @@ from millstream.apikeys import RELOAD_INTERVAL_S, Keys
 from millstream.background import Background
 from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import Problem
+from millstream.protocol.messages import SOCKET
 from millstream.store.store import Store
 from millstream_api.error_handlers import answer_unexpected_errors, answer_with_problems, has_head
 from millstream_api.files.app import PREFIX as FILES
@@ -36,9 +37,12 @@ from millstream_api.metrics import Sources, exposition
 from millstream_api.problems import plain_problem, problem_response, problems
 from millstream_api.published.specifications import publish
 from millstream_api.settings import ApiSettings
-from millstream_api.wire.uvicorn_adapter import UvicornAdapter
+from millstream_api.wire.population import Population
 
 log = structlog.get_logger("millstream.api")
+
+SWEEP_S = 1
+SPARE_DESCRIPTORS = 256  # of this process: the store's connections, logs, listeners, and RESERVE
 
 METRICS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}, "description": "the metrics"},
@@ -68,7 +72,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.commands = commands
         app.state.background = background
         app.state.sources = Sources(commands, sockets, app.state.traffic, background)
-        app.router.routes.append(WebSocketRoute("/ws", sockets.serve))
+        app.state.sockets = sockets
 
         async def drain() -> None:
             draining.set()
@@ -83,6 +87,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         background.every(settings.check_s, "expire jobs", commands.expire)
         background.every(settings.check_s, "check quiet logs", relay.check)
         background.every(RELOAD_INTERVAL_S, "close sockets of revoked keys", sockets.close_revoked)
+        background.every(SWEEP_S, "end connections whose time is over", app.state.population.sweep)
         background.once("sweep broken uploads", lambda: sweep(directory))
         try:
             yield
@@ -97,6 +102,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.draining = draining
     app.state.directory = directory
     app.state.traffic = Traffic()
+    app.state.population = Population(
+        most=connections_possible(settings.total_connections),
+        most_of_address=settings.address_connections,
+        exempt=lambda address: address in ("127.0.0.1", "::1"),
+    )
     answer_with_problems(app)
     app.include_router(jobs.router)
     publish(app)
@@ -152,9 +162,23 @@ def with_files(app: FastAPI) -> ASGIApp:
     """
     settings: ApiSettings = app.state.settings
     keys, directory = Keys(settings.api_keys_file), app.state.directory
+
+    async def with_sockets(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == "websocket" and path != SOCKET:
+            await plain_problem(404, "Not Found", path, f"The WebSocket is at {SOCKET}.")(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await app.state.sockets.serve(scope, receive, send)
+        elif path == SOCKET:
+            upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
+            detail = "This path is a WebSocket: ask for it with Upgrade: websocket."
+            await plain_problem(426, "Upgrade Required", path, detail, upgrade)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
     # uvicorn would wrap the whole app in it. Redirects and the check of the WebSocket's Origin need it, files do not.
     trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
-    behind_proxy: ASGIApp = ProxyHeadersMiddleware(app, trusted)  # type: ignore[arg-type, assignment]
+    behind_proxy: ASGIApp = ProxyHeadersMiddleware(with_sockets, trusted)  # type: ignore[arg-type, assignment]
     files = answer_unexpected_errors(Files(settings, keys, directory, app.state.traffic, app.state.draining))
     uploads = answer_unexpected_errors(Tus(settings, keys, directory))
 
@@ -164,8 +188,8 @@ def with_files(app: FastAPI) -> ASGIApp:
             await files(scope, receive, send)
         elif kind == "http" and (path == UPLOADS or path.startswith(UPLOADS + "/")):
             await uploads(scope, receive, send)
-        elif kind == "websocket" and path != "/ws":
-            await plain_problem(404, "Not Found", path, "The WebSocket is at /ws.")(scope, receive, send)
+        elif kind == "websocket":
+            await behind_proxy(scope, receive, send)
         elif kind == "http" and scope["method"] == "HEAD" and has_head(path):
             await behind_proxy({**scope, "method": "GET"}, receive, send)  # the server omits the body
         else:
@@ -180,7 +204,18 @@ def with_files(app: FastAPI) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    return UvicornAdapter(whole, stall_s=settings.send_timeout_s)
+    return whole
+
+
+def connections_possible(most: int) -> int:
+    """How many connections fit the descriptors that this process may open; each may need one more for a file."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return most
+    possible = max(1, (descriptors - SPARE_DESCRIPTORS) // 2)
+    if possible < most:
+        log.warning("fewer connections than were set: raise `ulimit -n`", set=most, possible=possible)
+    return min(most, possible)
 
 
 def _failing(app: FastAPI) -> dict[str, list[str]]:

@@ -1,8 +1,8 @@
 """The uvicorn server: its settings, and draining on SIGTERM before anything is closed."""
 
 import asyncio
-import logging
 import signal
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from types import FrameType
@@ -14,9 +14,11 @@ from fastapi import FastAPI
 from millstream.heap import freeze_startup_heap
 from millstream_api.app import create_app, with_files
 from millstream_api.settings import ApiSettings
-from millstream_api.wire.protocols import HttpProtocol, SocketProtocol
+from millstream_api.wire.http_connection import HttpConnection, Limits
 
 log = structlog.get_logger("millstream.api")
+
+BACKLOG = 2048  # connections that the system holds until they are taken
 
 
 class Server(uvicorn.Server):
@@ -58,36 +60,34 @@ class Server(uvicorn.Server):
             log.info("listening", host=self.config.host, port=port)
 
 
-# Logged by uvicorn as errors, but expected: a handshake that the app refused, a client's text frame that is not UTF-8.
-EXPECTED_MESSAGES = (
-    "ASGI callable returned without completing handshake",
-    "Invalid UTF-8 sequence received from client",
-)
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(EXPECTED_MESSAGES)
-
-
 def make_server(settings: ApiSettings, host: str, port: int) -> Server:
-    logging.getLogger("uvicorn.error").addFilter(_is_error)
     app = create_app(settings)
     config = uvicorn.Config(
         with_files(app),
         host=host,
         port=port,
         loop="uvloop",
-        http=partial(HttpProtocol, head_bytes=settings.head_bytes),  # type: ignore[arg-type]  # any callable will do
-        ws=SocketProtocol,
-        ws_max_size=settings.max_body_bytes,
-        ws_per_message_deflate=False,
-        ws_ping_interval=20,
-        # No ping timeout: a slow reader, or a client whose messages we do not read for now, cannot reply in time. TCP
-        # reports the clients that are gone.
-        ws_ping_timeout=None,
+        http=connections_of(app),  # type: ignore[arg-type]  # any callable will do
+        ws="none",  # HttpConnection speaks both
+        backlog=BACKLOG,
         log_config=None,
         access_log=False,
-        server_header=False,
         proxy_headers=False,  # see app.py
     )
     return Server(config, app, settings.drain_s)
+
+
+def connections_of(app: FastAPI) -> Callable[..., HttpConnection]:
+    """What uvicorn makes for each client, with what was set."""
+    settings: ApiSettings = app.state.settings
+    limits = Limits(
+        head_bytes=settings.head_bytes,
+        fields=settings.head_fields,
+        message_bytes=settings.max_body_bytes,
+        fragments=settings.fragments,
+        head_s=settings.head_s,
+        body_s=settings.body_s,
+        idle_s=settings.idle_s,
+        stall_s=settings.send_timeout_s,
+    )
+    return partial(HttpConnection, limits=limits, population=app.state.population)

@@ -20,6 +20,19 @@ class ApiSettings(Settings):
     head_bytes: int = Field(
         64 * 1024, ge=1024, description="bytes of a request's first line and headers; more is refused with 431"
     )
+    head_fields: int = Field(256, ge=16, description="headers of a request; more is refused with 431")
+    fragments: int = Field(4096, ge=16, description="frames that one message may come in; more closes the socket")
+    head_s: float = Field(
+        20, gt=0, description="seconds for a request's first line and headers, from its first byte or the connection on"
+    )
+    body_s: float = Field(60, gt=0, description="seconds without a byte of an expected body; it is refused with 408")
+    idle_s: float = Field(75, gt=0, description="seconds that a connection is kept open for its next request")
+    total_connections: int = Field(
+        25_000, ge=1, description="connections of HTTP and WebSocket clients; beyond it only /healthz is answered"
+    )
+    address_connections: int = Field(
+        2000, ge=1, description="connections of one address, trusted proxies excepted; the next is refused with 429"
+    )
     connections: int = Field(
         20_000, ge=1, description="open sockets; the next one is closed with 1013 (try again later)"
     )

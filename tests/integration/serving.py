@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,22 @@ from millstream_api.files import tus
 from millstream_api.files.app import Files
 from millstream_api.files.sending import Traffic
 from millstream_api.settings import ApiSettings
+from millstream_api.wire.http_connection import HttpConnection, Limits
+from millstream_api.wire.population import Population
 from tests.processes import until
+
+LIMITS = Limits(stall_s=10)
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, **settings: Any) -> AsyncIterator[str]:
+async def serving(app: ASGIApp, limits: Limits = LIMITS, **settings: Any) -> AsyncIterator[str]:
     """Its address. The app has a thread and an event loop of its own: uvloop's, as in earnest, unless `loop` says
-    "asyncio". What uvicorn logs reaches the root logger, and so a test's caplog.
+    "asyncio". What the server logs reaches the root logger, and so a test's caplog. Nothing looks at deadlines.
     """
     number = free_port()
-    ours = {
-        "http": "httptools", "loop": "uvloop", "log_level": "warning", "log_config": None, "lifespan": "off",
+    ours: dict[str, Any] = {
+        "http": partial(HttpConnection, limits=limits, population=Population(most=1000, most_of_address=1000)),
+        "ws": "none", "loop": "uvloop", "log_level": "warning", "log_config": None, "lifespan": "off",
         "timeout_graceful_shutdown": 5,  # a client that a failed test left behind does not hold it up
     }  # fmt: skip
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=number, **(ours | settings)))

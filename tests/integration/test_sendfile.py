@@ -17,7 +17,6 @@ from millstream_api.wire import zerocopy
 from millstream_api.wire.answering import ANSWER
 from millstream_api.wire.answers import Answer, Span
 from millstream_api.wire.connection import CONNECTION
-from millstream_api.wire.uvicorn_adapter import UvicornAdapter
 from tests.integration.serving import port, serving
 from tests.processes import until
 
@@ -50,20 +49,20 @@ async def test_what_the_transport_still_holds_goes_before_the_file(path: Path, l
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal written, received
         transport: Any = scope["extensions"][CONNECTION]
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
+        transport.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
         written = b""
         while not transport.get_write_buffer_size():
             written += b"x" * 10_000
             transport.write(b"x" * 10_000)
             transport.flush()
-        assert transport.get_write_buffer_size() < transport.get_write_buffer_limits()[1]
+        assert transport.get_write_buffer_size() < transport.transport.get_write_buffer_limits()[1]
         client.setblocking(True)
         received = client.recv(len(written) // 2, socket.MSG_WAITALL)  # now the socket would take the file
         client.setblocking(False)
         begun.set()
         await send_whole(send, path)
 
-    async with serving(UvicornAdapter(app, stall_s=10), loop=loop) as url:
+    async with serving(app, loop=loop) as url:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
         client.setblocking(False)
         running = asyncio.get_running_loop()
@@ -103,7 +102,7 @@ async def test_a_descriptor_that_has_become_anothers_gets_nothing(
         finally:
             ended.set()
 
-    async with serving(UvicornAdapter(app, stall_s=10)) as url:
+    async with serving(app) as url:
         _, writer = await asyncio.open_connection("127.0.0.1", port(url))
         writer.write(ASK)
         assert await asyncio.to_thread(reading.wait, 10)
@@ -144,7 +143,7 @@ async def test_what_is_not_in_the_page_cache_is_read_ahead_in_a_thread_window_by
         loops.add(threading.current_thread())
         await send_whole(send, path)
 
-    async with serving(UvicornAdapter(app, stall_s=10)) as url:
+    async with serving(app) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
         writer.write(ASK)
         await reader.readuntil(b"\r\n\r\n")
@@ -177,7 +176,7 @@ async def test_streams_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -
         await asyncio.wait_for(both_begun.wait(), 10)
         await send_whole(send, path, lambda count: order.append(scope["path"]))
 
-    async with serving(UvicornAdapter(app, stall_s=10)) as url:
+    async with serving(app) as url:
         writers = [(await asyncio.open_connection("127.0.0.1", port(url)))[1] for _ in range(2)]
         for n, writer in enumerate(writers):
             writer.write(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n)
@@ -208,7 +207,7 @@ async def test_requests_that_came_together_are_all_read_before_the_first_is_answ
         assert await reader.readexactly(100_000) == CONTENT[:100_000]
 
     os.truncate(path, 100_000)  # one window
-    async with serving(UvicornAdapter(app, stall_s=10)) as url:
+    async with serving(app) as url:
         connections = [await asyncio.open_connection("127.0.0.1", port(url)) for _ in range(4)]
         (first_reader, first), *others = connections
         for reader, writer in others:  # so that they are accepted

@@ -18,7 +18,7 @@ from millstream.confined_fs import ServedDirectory
 from millstream_api.files.app import Files
 from millstream_api.files.sending import Traffic
 from millstream_api.settings import ApiSettings
-from millstream_api.wire.uvicorn_adapter import UvicornAdapter
+from millstream_api.wire.http_connection import Limits
 from tests.integration.serving import port, serving
 
 MIB = 1024 * 1024
@@ -79,7 +79,7 @@ async def test_a_client_that_reads_a_little_now_and_then_gets_everything(
     requests = [f"GET /files/{path} HTTP/1.1\r\nHost: x\r\n" for path in paths]
     with socket.socket() as client:
         timed = Timed(tmp_path, client)
-        async with serving(UvicornAdapter(timed, stall_s=STALL_S)) as url:
+        async with serving(timed, Limits(stall_s=STALL_S)) as url:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", port(url)))
             client.sendall("\r\n".join([*requests[:-1], requests[-1] + "Connection: close\r\n", ""]).encode())

@@ -1,19 +1,16 @@
-"""Zero-copy and its fall-back: what is touched of uvicorn, and that both send the same bytes."""
+"""Zero-copy and its fall-back send the same bytes."""
 
 import asyncio
-import inspect
 import os
 import random
 import ssl
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from millstream.apikeys import Keys
 from millstream.confined_fs import ServedDirectory
@@ -22,57 +19,13 @@ from millstream_api.files.sending import Traffic
 from millstream_api.settings import ApiSettings
 from millstream_api.wire.answering import ANSWER
 from millstream_api.wire.answers import Answer, Span
+from millstream_api.wire.http_connection import Limits
 from millstream_api.wire.pagecache import cached, read_ahead
-from millstream_api.wire.uvicorn_adapter import UvicornAdapter
 from tests.integration.serving import open_here, port, serving
 from tests.processes import until
 
 STALL_S = 0.5  # when a client that reads nothing is given up
 CONTENT = random.Random(4).randbytes(5 * 1024 * 1024 + 11)
-
-
-def test_what_is_touched_of_uvicorn_is_there() -> None:
-    assert uvicorn.__version__.startswith("0.54.")
-    created = inspect.signature(RequestResponseCycle.__init__).parameters
-    assert {"scope", "transport", "flow"} <= set(created)
-    source = inspect.getsource(RequestResponseCycle)
-    for name in ("disconnected", "expected_content_length", "transport", "flow", "scope", "default_headers",
-                 "response_started", "waiting_for_100_continue", "response_complete", "message_event", "keep_alive",
-                 "on_response"):  # fmt: skip
-        assert f"self.{name}" in source
-    assert inspect.iscoroutinefunction(FlowControl.drain)
-    assert FlowControl(asyncio.Transport()).write_paused is False
-    assert inspect.ismethod(RequestResponseCycle.send) is False
-    assert list(inspect.signature(RequestResponseCycle.send).parameters) == ["self", "message"]
-    sending = inspect.getsource(RequestResponseCycle.send)
-    assert "self.chunked_encoding is None" in sending, (
-        "a body without a length is chunked only when that was not ruled out"
-    )
-    assert "if self.disconnected:\n            return" in sending, "nothing is sent to who has left"
-    assert "self.flow.drain()" in sending, "a send waits while the transport's buffer is full"
-    ending = inspect.getsource(HttpToolsProtocol.connection_lost)
-    assert "self.cycle.disconnected = True" in ending
-    assert "self.flow.resume_writing()" in ending, "and goes on when the connection has ended"
-    for name in ("get_extra_info", "get_write_buffer_size", "get_write_buffer_limits", "set_write_buffer_limits",
-                 "is_closing", "abort"):  # fmt: skip
-        assert callable(getattr(asyncio.Transport, name))
-
-
-async def test_what_the_wrapper_finds_behind_send_is_uvicorns_cycle(data: Path) -> None:
-    found: list[object] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        cycle = getattr(send, "__self__", None)
-        assert isinstance(cycle, RequestResponseCycle)
-        found.append(cycle.expected_content_length)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
-        found.extend([cycle.expected_content_length, cycle.disconnected, cycle.scope["method"]])
-        found.append(cycle.transport.get_extra_info("socket").fileno() > 0)
-        await send({"type": "http.response.body", "body": b"hello"})
-
-    async with serving(app) as url, httpx.AsyncClient(trust_env=False) as http:
-        assert (await http.get(url)).content == b"hello"
-    assert found == [0, 5, False, "GET", True]
 
 
 @pytest.fixture
@@ -162,7 +115,7 @@ async def freed(path: Path) -> bool:
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.1\r\nConnection: close", "HTTP/1.0"])
-async def test_an_answer_in_one_message_reads_as_one_of_uvicorns(data: Path, loop: str, version: str) -> None:
+async def test_an_answer_in_one_message_reads_as_one_in_parts(data: Path, loop: str, version: str) -> None:
     answer = Answer(206, b'content-length: 200203\r\netag: "x"\r\n', (b"ab", Span(50, 200_000), b"c", Span(7, 200)))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,7 +129,7 @@ async def test_an_answer_in_one_message_reads_as_one_of_uvicorns(data: Path, loo
         body = b"ab" + CONTENT[50:200_050] + b"c" + CONTENT[7:207]
         await send({"type": "http.response.body", "body": body})
 
-    async with serving(UvicornAdapter(app, stall_s=10), loop=loop, date_header=False) as url:
+    async with serving(app, loop=loop, date_header=False) as url:
         seen = []
         for path in ("/two", "/one"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
@@ -203,7 +156,7 @@ async def test_an_answer_whose_file_is_shorter_by_now_ends_its_connection(
         with (data / "big.bin").open("rb") as file:
             await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "on_sent": lambda count: None})
 
-    async with serving(UvicornAdapter(app, stall_s=10)) as url:
+    async with serving(app) as url:
         for path, span in wanted.items():
             reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
             writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -226,7 +179,7 @@ async def test_an_answer_begun_before_goes_on_without_its_head(data: Path) -> No
             await send({"type": ANSWER, "answer": answer, "file": file.fileno(), "on_sent": lambda count: None})
 
     async with (
-        serving(UvicornAdapter(app, stall_s=10)) as url,
+        serving(app) as url,
         httpx.AsyncClient(base_url=url, trust_env=False) as http,
     ):
         for _ in range(2):
@@ -239,12 +192,12 @@ def errors(caplog: pytest.LogCaptureFixture) -> set[str]:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-async def test_plain_connections_of_uvicorn_are_zero_copy(data: Path, loop: str) -> None:
+async def test_plain_connections_are_zero_copy(data: Path, loop: str) -> None:
     seen, strict = Seen(data), Seen(data, stall_s=STALL_S)
-    async with serving(UvicornAdapter(seen, stall_s=60), loop=loop) as url:
+    async with serving(seen, loop=loop) as url:
         await check(url)
         await leave_and_cut(url, data)
-    async with serving(UvicornAdapter(strict, stall_s=STALL_S), loop=loop) as url:
+    async with serving(strict, Limits(stall_s=STALL_S), loop=loop) as url:
         await stall(url, data, strict)
     assert seen.offered == strict.offered == {True}
 
@@ -252,7 +205,7 @@ async def test_plain_connections_of_uvicorn_are_zero_copy(data: Path, loop: str)
 async def test_a_client_that_leaves_in_the_middle_is_no_error(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     (data / "big.bin").write_bytes(bytes(60 * 1024 * 1024))
     seen = Seen(data)
-    async with serving(UvicornAdapter(seen, stall_s=10)) as url:
+    async with serving(seen) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", port(url), limit=4096)
         writer.write(b"GET /files/big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
@@ -270,21 +223,22 @@ async def test_tls_and_other_protocols_fall_back_to_blocks(
     )  # fmt: skip
     assert await making.wait() == 0
     tls = {"ssl_certfile": str(tmp_path / "cert.pem"), "ssl_keyfile": str(tmp_path / "key.pem")}
-    for settings in (tls, tls | {"loop": "asyncio"}, {"http": "h11"}):
+    others: tuple[dict[str, Any], ...] = (tls, tls | {"loop": "asyncio"}, {"http": "h11"})
+    for settings in others:
         seen, strict = Seen(data), Seen(data, stall_s=STALL_S)
-        async with serving(UvicornAdapter(seen, stall_s=60), **settings) as url:
+        async with serving(seen, **settings) as url:
             await check(url)
             await leave_and_cut(url, data)
-        async with serving(UvicornAdapter(strict, stall_s=STALL_S), **settings) as url:
+        async with serving(strict, Limits(stall_s=STALL_S), **settings) as url:
             await stall(url, data, strict)
         assert seen.offered == strict.offered == {False}
-        # uvicorn closes, in words of its own, where it does not show its connection.
+        # Another server closes, in words of its own, where it does not show its connection.
         told = {"ASGI callable returned without completing response."} if "http" in settings else set()
         assert errors(caplog) <= told
 
 
 async def test_a_test_client_without_a_server_gets_the_same(data: Path) -> None:
-    transport = httpx.ASGITransport(app=UvicornAdapter(Seen(data), stall_s=10))
+    transport = httpx.ASGITransport(app=Seen(data))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         answer = await http.get("/files/big.bin", headers={"Range": "bytes=-1000000"})
     assert answer.content == CONTENT[-1000000:]

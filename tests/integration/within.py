@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from millstream_api.app import create_app, with_files
 from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.hub import Follower
 from millstream_api.jobs.websocket import Sockets
+from millstream_api.server import connections_of
 from millstream_api.settings import ApiSettings
-from millstream_api.wire.protocols import HttpProtocol, SocketProtocol
 from tests.processes import Process, until
 
 
@@ -55,10 +54,10 @@ class Within:
 @asynccontextmanager
 async def within(store: Process, **settings: Any) -> AsyncIterator[Within]:
     app = create_app(ApiSettings(_env_file=None, redis_url=store.url, **settings))
-    port, head_bytes = free_port(), app.state.settings.head_bytes
+    port = free_port()
     config = uvicorn.Config(
         with_files(app), host="127.0.0.1", port=port, lifespan="on", log_level="warning", log_config=None,
-        http=partial(HttpProtocol, head_bytes=head_bytes), ws=SocketProtocol,  # type: ignore[arg-type]
+        http=connections_of(app), ws="none",  # type: ignore[arg-type]
         timeout_graceful_shutdown=5,
     )  # fmt: skip
     server = _Server(config)

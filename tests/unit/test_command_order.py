@@ -9,7 +9,6 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.websockets import WebSocket
 
 from millstream.apikeys import ANONYMOUS, Keys
 from millstream.protocol.catalog import Catalog, Entry
@@ -69,30 +68,36 @@ class HeldStore:
 
 
 class Client:
-    """A socket on a held store; its WebSocket is this object."""
+    """A socket on a held store; its wire is this object."""
+
+    write_paused = False
 
     def __init__(self) -> None:
         self.store = HeldStore()
         self.hub = Hub(lambda _: None)
-        self.query_params: dict[str, str] = {}
         self.sent: list[Any] = []
-        self._frames: asyncio.Queue[str] = asyncio.Queue()
         catalog = Catalog()
         catalog.entries["a"] = Entry(
             name="a", description="", params_schema={}, result_schema={}, timeout_s=1, queue="default"
         )
         relay, stores = SimpleNamespace(hub=self.hub, node="n"), Stores(cast(Store, self.store))
         commands = Commands(ApiSettings(), stores, cast(Relay, relay), Keys(None), asyncio.Event(), catalog)
-        self.socket = Socket(cast(WebSocket, self), commands, ANONYMOUS, PROTOCOL)
+        self.socket = Socket(commands, ANONYMOUS, PROTOCOL, "a", lambda socket: None)
+        self.socket.wire = self
 
-    async def receive(self) -> dict[str, Any]:
-        return {"type": "websocket.receive", "text": await self._frames.get()}
+    def send(self, text: str) -> None:
+        self.sent.append(json.loads(text))
 
-    async def send(self, message: dict[str, Any]) -> None:
-        self.sent.append(json.loads(message["text"]))
+    def flush(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def close(self, code: int, reason: str = "") -> None: ...
 
     def call(self, id: int, method: str, **params: Any) -> None:
-        self._frames.put_nowait(json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": id}))
+        self.socket.on_text(json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": id}))
 
     @property
     def answered(self) -> list[int]:
@@ -109,21 +114,16 @@ async def in_order(first: str, second: str, *, away: bool = False) -> Client:
     """Two commands about the same, then one about another job, on a store that holds its calls for a while."""
     client, about = Client(), PARAMS_OF[first].get("job", "k")
     client.store.away = away
-    serving = asyncio.create_task(client.socket.serve())
-    try:
-        client.call(1, first, **PARAMS_OF[first])
-        client.call(2, second, **PARAMS_OF[second])
-        client.call(3, "job.get", job="another")
-        await rest()
-        assert ("get", "another") in client.store.begun, "it had to wait, too"
-        if first != "job.detach":  # which needs no store
-            assert client.store.begun == [(first.partition(".")[2], about), ("get", "another")]
-            assert client.answered == []
-        client.store.answers.set()
-        await rest()
-    finally:
-        serving.cancel()
-        await asyncio.wait({serving})
+    client.call(1, first, **PARAMS_OF[first])
+    client.call(2, second, **PARAMS_OF[second])
+    client.call(3, "job.get", job="another")
+    await rest()
+    assert ("get", "another") in client.store.begun, "it had to wait, too"
+    if first != "job.detach":  # which needs no store
+        assert client.store.begun == [(first.partition(".")[2], about), ("get", "another")]
+        assert client.answered == []
+    client.store.answers.set()
+    await rest()
     assert [id for id in client.answered if id != 3] == [1, 2]
     assert 3 in client.answered
     return client

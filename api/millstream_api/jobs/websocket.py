@@ -4,28 +4,32 @@ import asyncio
 import random
 from base64 import urlsafe_b64decode
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
 import structlog
-from starlette.responses import Response
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
 from millstream.apikeys import Principal
 from millstream.protocol.errors import Problem
 from millstream.protocol.messages import SOCKET
 from millstream_api.jobs.commands import Commands
+from millstream_api.jobs.hub import Follower
 from millstream_api.jobs.methods import METHODS, PARAMS, Caller
 from millstream_api.jobs.plain_session import PlainSession
 from millstream_api.jobs.rpc_session import RpcSession
 from millstream_api.jobs.session import Bounds, Command
 from millstream_api.problems import problem_response
+from millstream_api.wire.connection import Socket as Wire
+from millstream_api.wire.connection import upgrade_of
 
 log = structlog.get_logger("millstream.api")
 
 PROTOCOL = "millstream.v1"
 BEARER = "bearer."
-POLICY, OVERLOADED, RESTARTING = 1008, 1013, 1012
+POLICY, INTERNAL_ERROR, OVERLOADED, RESTARTING = 1008, 1011, 1013, 1012
 
 
 class Sockets:
@@ -36,32 +40,31 @@ class Sockets:
         self._open: set[Socket] = set()
         self._leaving: set[asyncio.Task[None]] = set()
 
-    async def serve(self, websocket: WebSocket) -> None:
-        """Serve one connection from its handshake to its end."""
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a handshake: with a socket, or with a problem."""
         settings = self._commands.settings
+        request = HTTPConnection(scope)
         try:
-            _check_origin(websocket, settings.origins)
-            offered = websocket.scope["subprotocols"]
-            who = self._commands.keys.authenticate(websocket.headers.get("authorization"), key=_offered_key(offered))
+            _check_origin(request, settings.origins)
+            offered = scope["subprotocols"]
+            who = self._commands.keys.authenticate(request.headers.get("authorization"), key=_offered_key(offered))
             protocol = _choose_protocol(offered)
         except Problem as problem:
-            await _refuse(websocket, problem_response(problem, SOCKET))
+            await problem_response(problem, SOCKET)(scope, receive, send)
             return
-        await websocket.accept(subprotocol=protocol)
+        socket = Socket(self._commands, who, protocol, request.query_params.get("analysis", "process"), self._left)
+        socket.wire = upgrade_of(scope).accept(protocol, socket)
         draining = self._commands.draining.is_set()
         if len(self._open) >= settings.connections or draining:
-            code = RESTARTING if draining else OVERLOADED
-            await websocket.close(code, "reconnect later")
+            socket.wire.close(RESTARTING if draining else OVERLOADED, "reconnect later")
             return
-        socket = Socket(websocket, self._commands, who, protocol)
         self._open.add(socket)
-        try:
-            await socket.serve()
-        finally:
-            self._open.discard(socket)
-            task = asyncio.create_task(socket.leave())
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+
+    def _left(self, socket: "Socket") -> None:
+        self._open.discard(socket)
+        task = asyncio.create_task(socket.leave())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def count(self) -> dict[str, int]:
         """How many are open, by protocol."""
@@ -86,37 +89,37 @@ class Sockets:
 
 
 class Socket:
-    """One connection: a task that reads and a task that writes, around a session."""
+    """One WebSocket: its messages go to a session, the session's frames to it. Its `Listener`, in the words of wire."""
 
-    def __init__(self, websocket: WebSocket, commands: Commands, who: Principal, protocol: str | None) -> None:
+    wire: Wire
+
+    def __init__(
+        self,
+        commands: Commands,
+        who: Principal,
+        protocol: str | None,
+        analysis: str,
+        on_left: Callable[["Socket"], None],
+    ) -> None:
         settings = commands.settings
         bounds = Bounds(settings.connection_in_flight, settings.reader_events, settings.reader_bytes)
-        self._websocket = websocket
-        self._commands = commands
         self.who = who
         self.protocol = protocol
-        self._wake = asyncio.Event()
+        self._commands = commands
+        self._on_left = on_left
+        self._loop = asyncio.get_running_loop()
         self._room = asyncio.Event()
+        self._awake = self._paused = self._left = False
         self._closing: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reading_log: asyncio.Task[None] | None = None
         hub, new_job_id = commands.relay.hub, commands.stores.new_job_id
         self.session: RpcSession | PlainSession
         if protocol:
-            self.session = RpcSession(hub, PARAMS, bounds, new_job_id, self._wake.set)
+            self.session = RpcSession(hub, PARAMS, bounds, new_job_id, self._wake)
         else:
-            analysis = websocket.query_params.get("analysis", "process")
-            self.session = PlainSession(hub, analysis, bounds, new_job_id, self._wake.set)
+            self.session = PlainSession(hub, analysis, bounds, new_job_id, self._wake)
         self._caller = Caller(who, commands, self.session)
-
-    async def serve(self) -> None:
-        writing = asyncio.create_task(self._write())
-        reading = asyncio.create_task(self._read())
-        done, open_ = await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
-        for task in open_:
-            task.cancel()
-        for task in done:
-            if (error := task.exception()) and not isinstance(error, WebSocketDisconnect):
-                log.error("socket failed", exc_info=error)
 
     async def leave(self) -> None:
         """The client is gone: its jobs run on, save those that it wanted cancelled."""
@@ -129,7 +132,7 @@ class Socket:
         self.session.drain(random.randint(0, settings.reconnect_ms))
         try:
             async with asyncio.timeout(settings.drain_s * 0.8):
-                while not self.session.idle and not self.session.left:
+                while not self.session.idle and not self._left:
                     self._room.clear()
                     await self._room.wait()
         except TimeoutError:
@@ -139,28 +142,36 @@ class Socket:
     def end(self, code: int) -> None:
         """Close, when what is ready to be sent has been sent."""
         self._closing = code
-        self._wake.set()
+        self._wake()
 
-    # Reading.
+    # What the client says.
 
-    async def _read(self) -> None:
-        while True:
-            while self.session.full:
-                self._room.clear()
-                await self._room.wait()
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                return
-            text = message.get("text")
-            if text is None:
-                if code := self.session.receive_binary():
-                    self.end(code)
-                    await asyncio.Event().wait()  # the writer closes, and ends this task
-                continue
-            for command in self.session.receive(text):
-                task = asyncio.create_task(self._carry_out(command))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+    def on_text(self, text: str) -> None:
+        for command in self.session.receive(text):
+            task = self._loop.create_task(self._carry_out(command))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if self.session.full:
+            self._paused = True
+            self.wire.pause()
+
+    def on_binary(self, data: bytes) -> None:
+        if code := self.session.receive_binary():
+            self._paused = True
+            self.wire.pause()
+            self.end(code)
+
+    def on_writable(self) -> None:
+        self._wake()
+
+    def on_lost(self) -> None:
+        if self._left:
+            return
+        self._left = True
+        self._room.set()
+        if self._reading_log:
+            self._reading_log.cancel()
+        self._on_left(self)
 
     async def _carry_out(self, first: Command) -> None:
         """Carry out a command, and then those that waited for it."""
@@ -176,23 +187,44 @@ class Socket:
                 self.session.refuse(command, defect)
             command = self.session.next_in_turn(command)
 
-    # Writing.
+    # What is said to it.
 
-    async def _write(self) -> None:
-        session, send = self.session, self._websocket.send
-        while True:
-            self._wake.clear()
-            while (frame := session.next_frame()) is not None:
-                await send({"type": "websocket.send", "text": frame})
-            self._room.set()
-            if self._closing:
-                await self._websocket.close(self._closing)
-                return
-            if follower := session.next_behind():
-                await self._commands.catch_up(follower)
-                session.log_read(follower)
-            else:
-                await self._wake.wait()
+    def _wake(self) -> None:
+        """There is something to send, or room: see to it at the end of this tick, together with what else happens."""
+        if not self._awake:
+            self._awake = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._awake = False
+        if self._left:
+            return
+        session, wire = self.session, self.wire
+        while not wire.write_paused and (frame := session.next_frame()) is not None:
+            wire.send(frame)
+        wire.flush()
+        self._room.set()
+        if self._closing:
+            if not wire.write_paused:
+                wire.close(self._closing)
+                self.on_lost()
+            return
+        if self._paused and not session.full:
+            self._paused = False
+            wire.resume()
+        if self._reading_log is None and not wire.write_paused and (follower := session.next_behind()):
+            self._reading_log = self._loop.create_task(self._read_log(follower))
+
+    async def _read_log(self, follower: Follower) -> None:
+        try:
+            await self._commands.catch_up(follower)
+            self.session.log_read(follower)
+        except Exception:
+            log.exception("socket failed")
+            self.end(INTERNAL_ERROR)
+        finally:
+            self._reading_log = None
+            self._wake()
 
 
 def _choose_protocol(offered: list[str]) -> str | None:
@@ -215,18 +247,13 @@ def _offered_key(protocols: list[str]) -> str | None:
     return None
 
 
-def _check_origin(websocket: WebSocket, listed: str) -> None:
+def _check_origin(request: HTTPConnection, listed: str) -> None:
     """A browser's page may open a socket only from this origin or a listed one. Raises Problem."""
-    origin = websocket.headers.get("origin")
+    origin = request.headers.get("origin")
     if origin is None or origin in {item.strip() for item in listed.split(",")}:
         return
     parts = urlsplit(origin)
-    secure = websocket.url.scheme == "wss"
-    if parts.netloc == websocket.headers.get("host") and parts.scheme == ("https" if secure else "http"):
+    secure = request.url.scheme == "wss"
+    if parts.netloc == request.headers.get("host") and parts.scheme == ("https" if secure else "http"):
         return
     raise Problem("forbidden", f"Pages of {origin[:100]} may not open sockets here; MILLSTREAM_ORIGINS lists who may.")
-
-
-async def _refuse(websocket: WebSocket, response: Response) -> None:
-    """Answer the handshake with an HTTP error."""
-    await websocket.send_denial_response(response)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import lru_cache
+from http import HTTPStatus
 from typing import NamedTuple
 
 
@@ -37,3 +38,17 @@ class Answer(NamedTuple):
 def http_date(seconds: int) -> str:
     """Unix seconds as an HTTP date (RFC 9110 §5.6.7)."""
     return format_datetime(datetime.fromtimestamp(seconds, UTC), usegmt=True)
+
+
+@lru_cache(maxsize=8)
+def date_line(seconds: int) -> bytes:
+    return b"date: %b\r\n" % http_date(seconds).encode()
+
+
+@lru_cache(maxsize=128)
+def status_line(status: int) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode()

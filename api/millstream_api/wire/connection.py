@@ -1,6 +1,6 @@
-"""What writing a response needs of the server's connection to a client, whichever server it is.
+"""What an app may do with the connection that its request came on. `http_connection.py` is the one there is.
 
-`uvicorn_adapter.py` implements it on uvicorn. Apps find theirs in the ASGI scope, where the server offers it.
+Apps find it in the ASGI scope.
 """
 
 from typing import Protocol
@@ -51,7 +51,54 @@ class Connection(Protocol):
         """The response is complete: go on with the next request, or close."""
 
 
+class Upgrade(Protocol):
+    """A connection whose request is the handshake of a WebSocket."""
+
+    def accept(self, subprotocol: str | None, listener: "Listener") -> "Socket":
+        """The connection is a WebSocket from now on."""
+
+
+class Listener(Protocol):
+    """Who is told what comes on a WebSocket. Each is called in the event loop, and never waits."""
+
+    def on_text(self, text: str) -> None: ...
+
+    def on_binary(self, data: bytes) -> None: ...
+
+    def on_writable(self) -> None:
+        """`write_paused` was true, and is no more."""
+
+    def on_lost(self) -> None:
+        """The last call: the client is gone, or the socket is closed."""
+
+
+class Socket(Protocol):
+    """A WebSocket. What is sent after its end goes nowhere."""
+
+    @property
+    def write_paused(self) -> bool: ...
+
+    def send(self, text: str) -> None:
+        """Send a message; it leaves at the end of this tick of the event loop, or with `flush`."""
+
+    def flush(self) -> None: ...
+
+    def pause(self) -> None:
+        """Tell the listener of no more messages, and soon read no more of them."""
+
+    def resume(self) -> None: ...
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Send what was written, then the code to close with, and wait a little for the client's."""
+
+
 def connection_of(scope: Scope) -> Connection | None:
     """The connection of a request, or None under a server that does not offer it."""
     found: Connection | None = scope.get("extensions", {}).get(CONNECTION)
+    return found
+
+
+def upgrade_of(scope: Scope) -> Upgrade:
+    """The connection of a handshake. Only our own server offers it."""
+    found: Upgrade = scope["extensions"][CONNECTION]
     return found

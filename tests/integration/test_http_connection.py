@@ -9,12 +9,10 @@ from typing import Any
 import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import connect
 
-from millstream_api.wire.connection import CONNECTION
-from millstream_api.wire.corked import MAX_BUFFERED_BYTES
-from millstream_api.wire.uvicorn_adapter import UvicornAdapter, UvicornConnection
+from millstream_api.wire.connection import CONNECTION, Socket, upgrade_of
+from millstream_api.wire.http_connection import MAX_BUFFERED_BYTES, HttpConnection
 from tests.integration.serving import port, serving
 from tests.processes import until
 
@@ -36,6 +34,27 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(_SelectorSocketTransport, "write", noted)
     return seen
+
+
+class Silent:
+    """A listener that says nothing of its own accord; `heard`: what it was told."""
+
+    wire: Socket
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def on_text(self, text: str) -> None:
+        self.heard.append(text)
+
+    def on_binary(self, data: bytes) -> None:
+        self.heard.append(repr(data))
+
+    def on_writable(self) -> None:
+        self.heard.append("writable")
+
+    def on_lost(self) -> None:
+        self.heard.append("lost")
 
 
 async def test_headers_and_a_small_body_leave_together(written: list[str]) -> None:
@@ -62,7 +81,7 @@ async def test_headers_and_a_small_body_leave_together(written: list[str]) -> No
 
     expected = {"/small": ["hb"], "/empty": ["h"], "/parts": ["hb"], "/edge": ["hb"], "/large": ["h", "b"]}
     async with (
-        serving(UvicornAdapter(app, stall_s=10), loop="asyncio") as url,
+        serving(app, loop="asyncio") as url,
         httpx.AsyncClient(base_url=url, trust_env=False) as http,
     ):
         for path, as_what in expected.items():
@@ -84,19 +103,20 @@ async def test_headers_and_a_small_body_leave_together(written: list[str]) -> No
 async def test_messages_of_one_tick_leave_together_and_a_close_behind_them(written: list[str]) -> None:
     many = 3 * MAX_BUFFERED_BYTES // 1000
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        await send({"type": "websocket.accept"})
-        for text in ("message 1", "message 2", "message 3"):
-            await send({"type": "websocket.send", "text": text})
-        await receive()
-        for _ in range(many):
-            await send({"type": "websocket.send", "text": "message" + "." * 1000})
-        await send({"type": "websocket.close", "code": 1012})
+    class Talk(Silent):
+        def on_text(self, text: str) -> None:
+            for _ in range(many):
+                self.wire.send("message" + "." * 1000)
+            self.wire.close(1012)
 
-    plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False}
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        talk = Talk()
+        talk.wire = upgrade_of(scope).accept(None, talk)
+        for text in ("message 1", "message 2", "message 3"):
+            talk.wire.send(text)
+
     async with (
-        serving(UvicornAdapter(app, stall_s=10), loop="asyncio", **plain) as url,
+        serving(app, loop="asyncio") as url,
         connect(url.replace("http", "ws"), proxy=None) as socket,
     ):
         assert [await socket.recv() for _ in range(3)] == ["message 1", "message 2", "message 3"]
@@ -120,7 +140,7 @@ async def test_all_requests_of_a_connection_are_offered_the_same_object_and_each
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    async with serving(UvicornAdapter(app, stall_s=10)) as url:
+    async with serving(app) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
         for pipelined in (1, 3, 1):
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * pipelined)
@@ -137,7 +157,7 @@ async def test_a_closed_connection_leaves_nothing_to_the_garbage_collector() -> 
         await send({"type": "http.response.body", "body": b"ok"})
 
     def alive() -> int:
-        return sum(isinstance(found, UvicornConnection) for found in gc.get_objects())
+        return sum(isinstance(found, HttpConnection) for found in gc.get_objects())
 
     async def all_freed() -> bool:
         return alive() == before
@@ -146,7 +166,7 @@ async def test_a_closed_connection_leaves_nothing_to_the_garbage_collector() -> 
     before = alive()
     gc.disable()
     try:
-        async with serving(UvicornAdapter(app, stall_s=10)) as url:
+        async with serving(app) as url:
             for _ in range(2):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
                 writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -164,13 +184,12 @@ async def test_a_connection_that_was_asked_over_http_can_become_a_socket() -> No
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
             await send({"type": "http.response.body", "body": b"ok"})
             return
-        await receive()
-        await send({"type": "websocket.accept"})
-        await send({"type": "websocket.send", "text": "hello"})
-        await send({"type": "websocket.close"})
+        talk = Silent()
+        talk.wire = upgrade_of(scope).accept(None, talk)
+        talk.wire.send("hello")
+        talk.wire.close(1000)
 
-    plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False}
-    async with serving(UvicornAdapter(app, stall_s=10), **plain) as url:
+    async with serving(app) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
@@ -181,7 +200,3 @@ async def test_a_connection_that_was_asked_over_http_can_become_a_socket() -> No
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
         assert await reader.readexactly(7) == b"\x81\x05hello"
         writer.close()
-
-
-def test_what_is_touched_of_uvicorn_is_there() -> None:
-    assert "transport" in WebSocketsSansIOProtocol.__init__.__code__.co_names
