@@ -20,7 +20,7 @@ class ApiSettings(Settings):
     head_bytes: int = Field(
         64 * 1024, ge=1024, description="bytes of a request's first line and headers; more is refused with 431"
     )
-    head_fields: int = Field(256, ge=16, description="headers of a request; more is refused with 431")
+    head_fields: int = Field(1000, ge=16, description="headers of a request; more is refused with 431")
     fragments: int = Field(4096, ge=16, description="frames that one message may come in; more closes the socket")
     head_s: float = Field(
         20, gt=0, description="seconds for a request's first line and headers, from its first byte or the connection on"

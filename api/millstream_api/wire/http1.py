@@ -17,6 +17,7 @@ from http import HTTPStatus
 Headers = list[tuple[bytes, bytes]]
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 §5.6.2
+_TOKEN_BYTE = re.compile(TOKEN)
 _HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~%]*)(?::[0-9]*)?"  # RFC 3986 §3.2.2, without what no name of a host has
 _REQUEST_LINE = re.compile(rb"(%b{1,40}) ([!-~]+) HTTP/([0-9])\.([0-9])" % TOKEN)
 _FIELDS = re.compile(rb"(?:%b++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+" % TOKEN)  # any number of whole field lines
@@ -100,6 +101,8 @@ class RequestReader:
         while data.startswith(b"\r\n"):  # RFC 9112 §2.2
             del data[:2]
             self._searched = 0
+        if data and not _TOKEN_BYTE.match(data) and data != b"\r":
+            raise _malformed("it does not begin with a method")  # said at once: a client of another protocol waits
         end = data.find(b"\r\n\r\n", self._searched)
         if (end if end >= 0 else len(data)) > self._head_bytes:
             raise self._too_large()

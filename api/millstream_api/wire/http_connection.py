@@ -34,7 +34,7 @@ from millstream_api.wire.websocket import WebSocket
 
 READ_AHEAD = 64 * 1024  # bytes that may come before the app asks for them
 MAX_BUFFERED_BYTES = 64 * 1024  # written in one tick; more is passed on at once
-MAX_DISCARDED = 1024 * 1024  # bytes of a body that nobody wants, read so that the client hears the answer
+MAX_DISCARDED = 16 * 1024 * 1024  # bytes that nobody wants, read so that the client hears its answer
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}  # a peer that vanished is found in two minutes
 
 
@@ -43,13 +43,13 @@ class Limits:
     """What a client may take of a connection: bytes, and seconds."""
 
     head_bytes: int = 64 * 1024
-    fields: int = 256
+    fields: int = 1000
     message_bytes: int = 1024 * 1024
     fragments: int = 4096
     head_s: float = 20
     body_s: float = 60
     idle_s: float = 75
-    linger_s: float = 3
+    linger_s: float = 5
     stall_s: float = 60
 
 
@@ -119,7 +119,7 @@ class HttpConnection(asyncio.Protocol):
         else:
             self.reader.receive(data)
             if self._exchange is None:
-                self._next_request()
+                self._read_on()
             else:
                 self._exchange.came()
             if self._exchange is not None and self.reader.held > READ_AHEAD:
@@ -133,7 +133,7 @@ class HttpConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.came()
         else:
-            self._next_request()
+            self._read_on()
         return self.plain_tcp
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -158,10 +158,15 @@ class HttpConnection(asyncio.Protocol):
 
     # Requests.
 
-    def _next_request(self) -> None:
-        """Begin with the next request, if it has come; else wait for it, or end."""
+    def _read_on(self) -> None:
+        """Read what is left of a body that nobody wanted, then begin with the next request, if it has come; else wait
+        for it, or end.
+        """
+        reader = self.reader
         try:
-            request = self.reader.next_request()
+            while not reader.body_complete and reader.held:
+                self._discard(len(reader.read_body()))
+            request = reader.next_request() if reader.body_complete else None
             if request is not None and request.handshake:
                 accept_value(request.headers)
         except Refused as refused:
@@ -172,7 +177,7 @@ class HttpConnection(asyncio.Protocol):
         elif self.eof or self._shutting_down:
             self.close()
         else:
-            if self.reader.held and not self._in_head:
+            if reader.held and reader.body_complete and not self._in_head:
                 self._in_head = True
                 self.deadline = monotonic() + self.limits.head_s
             self.resume_reading()
@@ -183,6 +188,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self.deadline = inf
         self.timed = self._in_head = False
+        self._discarded = 0
         exchange = Exchange(self, request, self._app_state)
         self._exchange = exchange
         if self._shutting_down or not self._population.keeps_alive(self):
@@ -192,11 +198,11 @@ class HttpConnection(asyncio.Protocol):
         task.add_done_callback(self._server_state.tasks.discard)
 
     def end_exchange(self, *, keep_alive: bool) -> None:
-        """The answer is complete. A body that nobody wanted is not read to its end."""
+        """The answer is complete."""
         self._exchange = None
-        if keep_alive and self.reader.body_complete:
+        if keep_alive:
             self.deadline = monotonic() + self.limits.idle_s
-            self._next_request()
+            self._read_on()
         elif self.reader.held or not self.reader.body_complete:
             self.linger()
         else:
