@@ -60,7 +60,9 @@ class Exchange:
         except Exception:
             log.exception("request failed", method=self.request.method, path=self.scope["path"])
         finally:
-            if not self._complete:
+            if connection.lost:
+                self.end()
+            elif not self._complete:
                 detail = "Something went wrong here; it has been logged."
                 connection.refuse(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
 

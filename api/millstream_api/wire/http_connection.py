@@ -59,7 +59,7 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_app_state", "_config", "_discarded", "_exchange", "_in_head", "_lingering", "_loop", "_outgoing",
         "_outgoing_size", "_population", "_read_paused", "_server_state", "_shutting_down", "_waiters", "_write_paused",
-        "client", "deadline", "eof", "get_write_buffer_size", "is_closing", "limits", "plain_tcp", "reader", "scheme",
+        "client", "deadline", "eof", "get_write_buffer_size", "is_closing", "limits", "lost", "plain_tcp", "reader", "scheme",
         "server", "socket", "timed", "transport",
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ class HttpConnection(asyncio.Protocol):
         self._outgoing_size = 0
         self._waiters: list[asyncio.Future[None]] = []
         self._read_paused = self._write_paused = False
-        self._in_head = self._shutting_down = self._lingering = False
+        self._in_head = self.lost = self._shutting_down = self._lingering = False
         self._discarded = 0
 
     # What the transport tells.
@@ -137,7 +137,7 @@ class HttpConnection(asyncio.Protocol):
         return self.plain_tcp
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.eof = True
+        self.eof = self.lost = True
         self.deadline = inf
         self._server_state.connections.discard(self)
         self._population.leave(self)
