@@ -129,6 +129,15 @@ async def test_what_two_servers_might_read_differently_is_refused_and_ends_the_c
     assert statuses(await said(stack.api, text.encode() + request("GET", "/healthz"))) == [status]
 
 
+async def test_who_sends_on_after_a_refusal_hears_the_answer(stack: Stack) -> None:
+    async with raw(stack.api) as (reader, writer):
+        writer.write(b"PUT /files/f HTTP/1.1\r\nContent-Length: 8000000\r\n\r\n")
+        for _ in range(80):
+            writer.write(bytes(100_000))
+            await writer.drain()
+        assert statuses(await reader.read()) == [400]
+
+
 async def test_a_key_in_a_trailer_is_no_key(stack: Stack, own_processes: Processes, tmp_path: Path) -> None:
     key, kept = new_key("ann", ["submit", "read"], None)
     write_keys(tmp_path / "keys.json", [kept])
@@ -205,7 +214,8 @@ async def test_a_resumable_upload_whose_client_closes_at_once_goes_on(stack: Sta
         await asyncio.to_thread(say_and_close, stack.api, patch)
 
         async def there() -> bool:
-            return (await http.head(location, headers=tus)).headers.get("upload-offset") == "5"
+            found = await http.head(location, headers=tus)
+            return bool(found.headers.get("upload-offset") == "5")
 
         await until(there, what="the bytes to arrive")
 

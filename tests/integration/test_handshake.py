@@ -147,6 +147,9 @@ async def test_a_key_is_taken_with_padding_and_said_by_no_refusal(secured: Secur
     quoted, _ = await upgrade(f'Sec-WebSocket-Protocol: "bearer.{padded}"')
     assert quoted.startswith(b"HTTP/1.1 101")
     assert b"sec-websocket-protocol" not in quoted.lower()
+    head, rest = await upgrade(f"Sec-WebSocket-Protocol: chat, bearer.{padded}")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert padded.rstrip("=").encode() not in head + rest
     for wrong in (f"millstream.v1 bearer.{padded}", f"bearer.{padded} x", ",,,", f"bearer {padded}", f"x{padded}"):
         head, rest = await upgrade(f"Sec-WebSocket-Protocol: {wrong}")
         assert head.startswith(b"HTTP/1.1 401")

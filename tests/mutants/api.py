@@ -267,17 +267,17 @@ API: list[Mutant] = [
     Mutant(
         "H01",
         "A key in an offer that is malformed opens nothing.",
-        "api/millstream_api/wire/protocols.py",
-        'event.headers.get_all(SUBPROTOCOLS)).split(",")',
-        'event.headers.get_all(SUBPROTOCOLS)).replace(" ", ",").split(",")',
+        "api/millstream_api/wire/handshake.py",
+        'for item in ",".join(values).split(",")',
+        'for item in ",".join(values).replace(" ", ",").split(",")',
         "tests/integration/test_handshake.py::test_a_key_is_taken_with_padding_and_said_by_no_refusal",
     ),
     Mutant(
         "H02",
         "A key that is offered is never said in a refusal.",
-        "api/millstream_api/wire/protocols.py",
-        'NON_TOKEN_CHAR.sub("", item)',
-        "item.strip()",
+        "api/millstream_api/jobs/websocket.py",
+        "or plain text when no subprotocol is offered.",
+        "or plain text, and none of {offered}.",
         "tests/integration/test_handshake.py::test_a_key_is_taken_with_padding_and_said_by_no_refusal",
     ),
     Mutant(

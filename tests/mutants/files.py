@@ -107,7 +107,7 @@ FILES: list[Mutant] = [
     Mutant(
         "S03f", "a client that reads nothing has all of the time limit",
         "api/millstream_api/wire/backpressure.py", "timeout=stall_s))[0]", "timeout=stall_s / 4))[0]",
-        "tests/integration/test_zerocopy.py::test_plain_connections_of_uvicorn_are_zero_copy",
+        "tests/integration/test_zerocopy.py::test_plain_connections_are_zero_copy",
     ),
     Mutant(
         "U16", "an upload is written while it is received, and not held in memory",
@@ -154,7 +154,7 @@ FILES: list[Mutant] = [
     ),
     Mutant(
         "X01", "the protocol lists each close code",
-        "docs/protocol.md", "| 1009 | a frame over the limit (`MILLSTREAM_MAX_BODY_BYTES`) |\n", "",
+        "docs/protocol.md", "| 1009 | a message over the limit (`MILLSTREAM_MAX_BODY_BYTES`) |\n", "",
         "tests/unit/test_doc_pages.py::test_each_close_code_has_a_row",
     ),
     Mutant(

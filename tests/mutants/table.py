@@ -4,6 +4,7 @@ from tests.mutants import Mutant
 from tests.mutants.api import API
 from tests.mutants.files import FILES
 from tests.mutants.store import STORE
+from tests.mutants.wire import WIRE
 from tests.mutants.worker import WORKER
 
-MUTANTS: list[Mutant] = [*STORE, *WORKER, *API, *FILES]
+MUTANTS: list[Mutant] = [*STORE, *WORKER, *API, *FILES, *WIRE]

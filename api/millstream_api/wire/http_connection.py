@@ -59,8 +59,8 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_app_state", "_config", "_discarded", "_exchange", "_in_head", "_lingering", "_loop", "_outgoing",
         "_outgoing_size", "_population", "_read_paused", "_server_state", "_shutting_down", "_waiters", "_write_paused",
-        "client", "deadline", "eof", "get_write_buffer_size", "is_closing", "limits", "lost", "plain_tcp", "reader", "scheme",
-        "server", "socket", "timed", "transport",
+        "client", "deadline", "eof", "get_write_buffer_size", "is_closing", "limits", "lost", "plain_tcp", "reader",
+        "scheme", "server", "socket", "timed", "transport",
     )  # fmt: skip
 
     def __init__(
