@@ -44,13 +44,18 @@ class Opened(NamedTuple):
     found: os.stat_result
 
 
-def parts(path: str) -> tuple[str, ...]:
-    """The steps of a URL path, percent-decoded already, below the directory. Raises NotServed.
+def without_dots(path: str) -> str:
+    """The path without its `.` steps, which mean the step before them (RFC 3986 §5.2.4)."""
+    return "/".join(step for step in path.split("/") if step != ".") if "." in path else path
 
-    Refused are empty steps (so absolute paths too), `.` and `..`, hidden names, what no file system takes, and more
-    than MAX_DEPTH steps.
+
+def parts(path: str) -> tuple[str, ...]:
+    """The steps of a URL path, percent-decoded already, below the directory, without `.`. Raises NotServed.
+
+    Refused are empty steps (so absolute paths too), `..`, hidden names, what no file system takes, and more than
+    MAX_DEPTH steps.
     """
-    steps = tuple(path.split("/"))
+    steps = tuple(without_dots(path).split("/"))
     if len(steps) > MAX_DEPTH or not all(map(_served, steps)):
         raise NotServed(path)
     return steps
@@ -94,8 +99,7 @@ class ServedDirectory:
         if not self._openat2:
             return None
         try:
-            parts(path)
-            fd = _openat2(self._fd, path, _READ_CACHED)
+            fd = _openat2(self._fd, "/".join(parts(path)), _READ_CACHED)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EINVAL):
                 return None
@@ -160,7 +164,7 @@ class ServedDirectory:
 
     def _make(self, steps: list[str], made: list[str]) -> None:
         """Make what is missing of a directory. `made` gets what is to be left with `_leave`: that, and what others
-        have just made, because the last one to leave finds it empty.
+        have just made, because the last one to leave finds it empty. The entry of each is on the disk afterwards.
         """
         for count in range(1, len(steps) + 1):
             path = "/".join(steps[:count])
@@ -172,6 +176,7 @@ class ServedDirectory:
                         continue
                 self._new[path] += 1
                 made.append(path)
+                os.fsync(fd)
 
     def _leave(self, made: list[str]) -> None:
         for path in reversed(made):

@@ -90,6 +90,28 @@ async def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_
     assert threading.current_thread() not in watched.threads, "the event loop waits for no disk"
 
 
+@pytest.mark.parametrize("way", ["put", "tus"])
+async def test_each_directory_that_was_made_for_a_file_is_on_the_disk_too(
+    http: httpx.AsyncClient, data: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    watched = Watched(monkeypatch, data)
+    assert await upload(http, way, "deep/new/er/f") in (201, 204)
+    made = [("synced", "deep"), ("synced", "deep/new")]
+    assert [call for call in watched.calls if call in made] == made, "the entry of each, in its parent"
+    assert watched.calls[-2:] == [("renamed", "f"), ("synced", "deep/new/er")]
+
+
+async def test_a_file_that_was_deleted_does_not_come_back_after_a_power_cut(
+    http: httpx.AsyncClient, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("f", "g"):
+        (data / "deep" / name).write_bytes(CONTENT)
+    watched = Watched(monkeypatch, data)
+    assert await delete(http, "deep/f") == 204
+    assert watched.calls == [("synced", "deep")]
+    assert threading.current_thread() not in watched.threads
+
+
 def refuse(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
     def refused(*_: object) -> None:
         raise OSError(number, os.strerror(number))

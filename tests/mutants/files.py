@@ -153,6 +153,16 @@ FILES: list[Mutant] = [
         "tests/unit/test_confined_fs.py::test_where_there_is_no_openat2_the_same_is_served",
     ),
     Mutant(
+        "B02", "a directory that was made for a file is on the disk",
+        BENEATH, "                os.fsync(fd)\n", "",
+        f"{DISK}::test_each_directory_that_was_made_for_a_file_is_on_the_disk_too",
+    ),
+    Mutant(
+        "U19", "what was deleted does not come back",
+        UPLOADS, "            os.fsync(directory)\n", "",
+        f"{DISK}::test_a_file_that_was_deleted_does_not_come_back_after_a_power_cut",
+    ),
+    Mutant(
         "X01", "the protocol lists each close code",
         "docs/protocol.md", "| 1009 | a message over the limit (`MILLSTREAM_MAX_BODY_BYTES`) |\n", "",
         "tests/unit/test_doc_pages.py::test_each_close_code_has_a_row",

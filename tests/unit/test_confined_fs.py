@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millstream import confined_fs
-from millstream.confined_fs import NotServed, ServedDirectory
+from millstream.confined_fs import NotServed, ServedDirectory, without_dots
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +84,28 @@ def test_regular_files_are_opened(directory: ServedDirectory, path: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("path", "same"),
+    [("./a", "a"), ("a/.", "a"), ("deep/./b", "deep/b"), ("././deep/././er/./c/./.", "deep/er/c"),
+     ("./" * 200 + "a", "a"), ("日本/.", "日本")],
+)  # fmt: skip
+def test_a_dot_means_the_step_before_it(directory: ServedDirectory, path: str, same: str) -> None:
+    assert without_dots(path) == same
+    assert opened(directory, path) == opened(directory, same) is not None
+    if (cached := directory.open_cached(path)) is not None:
+        assert os.fstat(cached.file).st_ino == cached.found.st_ino
+        os.close(cached.file)
+    with directory.parent(path) as (_, name):
+        assert name == same.rpartition("/")[2]
+
+
+@pytest.mark.parametrize(
     "path",
-    ["", "/", ".", "..", "../secret", "deep/../a", "deep/../../secret", "/etc/passwd", "//a", "a/", "deep//b",
+    ["", "/", ".", "..", "../secret", "deep/../a", "deep/../../secret", "/etc/passwd", "//a", "a/", "deep//b", "./", "/.",
+     "a/./", "./.hidden", "deep/./.hidden", "./../secret", "out/./secret", "./" * 200, "deep/./../a", "...", "deep/...",
      ".hidden", "deep/.hidden", "deep", "out/secret", "file-out", "in", "loop", "dangling", "pipe", "socket", "a\0",
      "missing", "a/b", "deep\\b", "x" * 300, "null", "root/etc/passwd", "proc/a", "deep/up/a", "deep/up/../secret",
-     "back\\slash", "back\\dir/x", "not-utf-8-\udcff", "\ud800", ".hidden-dir/x", "deep/.", "deep/./b", "loop/x",
-     "a\0b", "d/" * 100 + "x", "deep/\0", "é" * 128, "日本/x", "./a", "a/..", "~/x", "x/" * 3000 + "x"],
+     "back\\slash", "back\\dir/x", "not-utf-8-\udcff", "\ud800", ".hidden-dir/x", "deep/.", "loop/x",
+     "a\0b", "d/" * 100 + "x", "deep/\0", "é" * 128, "日本/x", "a/..", "~/x", "x/" * 3000 + "x"],
 )  # fmt: skip
 def test_everything_else_is_as_if_it_were_not_there(directory: ServedDirectory, path: str) -> None:
     with pytest.raises(NotServed):

@@ -147,6 +147,7 @@ class Uploads:
                 os.unlink(name, dir_fd=directory)
             except FileNotFoundError:
                 raise NotServed(path) from None
+            os.fsync(directory)
         self._directory.prune(path)
         return Response(status_code=204)
 
