@@ -97,7 +97,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
             await store.close()
 
     draining, directory = asyncio.Event(), ServedDirectory(settings.data_dir)
-    app = FastAPI(title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None)
+    # No redirects to paths with or without a slash: their Location would be made of what the client sent as Host.
+    app = FastAPI(title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.settings = settings
     app.state.draining = draining
     app.state.directory = directory
@@ -176,7 +177,7 @@ def with_files(app: FastAPI) -> ASGIApp:
         else:
             await app(scope, receive, send)
 
-    # uvicorn would wrap the whole app in it. Redirects and the check of the WebSocket's Origin need it, files do not.
+    # uvicorn would wrap the whole app in it. The check of the WebSocket's Origin needs it, files do not.
     trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
     behind_proxy: ASGIApp = ProxyHeadersMiddleware(with_sockets, trusted)  # type: ignore[arg-type, assignment]
     files = answer_unexpected_errors(Files(settings, keys, directory, app.state.traffic, app.state.draining))

@@ -82,6 +82,15 @@ async def test_an_instance_is_a_reference(http: httpx.AsyncClient) -> None:
         assert (await http.get(path)).json()["instance"] == path.replace("%0a", "%0A")
 
 
+@pytest.mark.parametrize("path", ["/jobs/", "/analyses/", "/healthz/", "/docs/", "/problems/", "/files",
+                                  "/stream/file/", "/docs/static", "/jobs/x/"])  # fmt: skip
+async def test_no_path_leads_to_where_the_host_header_says(http: httpx.AsyncClient, path: str) -> None:
+    for method in ("GET", "POST"):
+        answer = await http.request(method, path, headers={"Host": "evil.example"})
+        assert (answer.status_code, answer.headers.get("location")) == (404, None)
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
 @pytest.mark.parametrize("path", ["/ws/", "/nothing", "/jobs"])
 async def test_a_socket_elsewhere_is_not_found(stack: Stack, path: str) -> None:
     with pytest.raises(InvalidStatus) as caught:
