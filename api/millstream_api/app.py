@@ -26,7 +26,7 @@ from millstream_api.files.app import STREAM, Files
 from millstream_api.files.sending import Traffic
 from millstream_api.files.tus import PREFIX as UPLOADS
 from millstream_api.files.tus import Tus
-from millstream_api.files.uploads import sweep
+from millstream_api.files.uploads import Uploads, sweep
 from millstream_api.jobs import http as jobs
 from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.relay import Relay
@@ -180,15 +180,16 @@ def with_files(app: FastAPI) -> ASGIApp:
     # uvicorn would wrap the whole app in it. The check of the WebSocket's Origin needs it, files do not.
     trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
     behind_proxy: ASGIApp = ProxyHeadersMiddleware(with_sockets, trusted)  # type: ignore[arg-type, assignment]
-    files = answer_unexpected_errors(Files(settings, keys, directory, app.state.traffic, app.state.draining))
-    uploads = answer_unexpected_errors(Tus(settings, keys, directory))
+    uploads = Uploads(settings, directory)
+    files = answer_unexpected_errors(Files(settings, keys, directory, uploads, app.state.traffic, app.state.draining))
+    resumable = answer_unexpected_errors(Tus(settings, keys, directory, uploads))
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         kind, path = scope["type"], scope.get("path", "")
         if kind == "http" and (path.startswith(FILES) or path == STREAM):
             await files(scope, receive, send)
         elif kind == "http" and (path == UPLOADS or path.startswith(UPLOADS + "/")):
-            await uploads(scope, receive, send)
+            await resumable(scope, receive, send)
         elif kind == "websocket":
             await behind_proxy(scope, receive, send)
         elif kind == "http" and scope["method"] == "HEAD" and has_head(path):

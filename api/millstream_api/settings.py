@@ -13,8 +13,23 @@ class ApiSettings(Settings):
     send_timeout_s: float = Field(
         60, gt=0, description="a client that reads nothing of a file for this many seconds is disconnected"
     )
+    field_bytes: int = Field(
+        16 * 1024,
+        ge=1024,
+        description="bytes of one header, or of the query, of a request for files; more is refused with 431 or 414",
+    )
+    text_charset: str = Field(
+        "utf-8",
+        pattern=r"^[A-Za-z0-9!#$%&'+^_`{}~-]*$",  # RFC 2978 §2.3
+        description="the charset that text files are in, as Content-Type tells it; empty: it tells none",
+    )
+    digest_threads: int = Field(2, ge=1, description="digests (Want-Repr-Digest) that are computed at the same time")
+    listings: int = Field(16, ge=1, description="concurrent listings of files; the next one is answered with 503")
+    listing_threads: int = Field(2, ge=1, description="threads that read directories for listings")
     follow_s: float = Field(0.25, gt=0, description="seconds between two checks of a followed file")
     upload_bytes: int = Field(10 * 1024**3, ge=1, description="bytes in one uploaded file")
+    uploads: int = Field(256, ge=1, description="concurrent uploads; the next one is answered with 503")
+    upload_threads: int = Field(8, ge=1, description="threads that write uploads to the disk")
     upload_life_s: float = Field(86_400, gt=0, description="seconds that an unfinished resumable upload is kept")
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="bytes in one frame or request body")
     head_bytes: int = Field(

@@ -18,6 +18,7 @@ from millstream.store.embedded import free_port
 from millstream_api.files import tus
 from millstream_api.files.app import Files
 from millstream_api.files.sending import Traffic
+from millstream_api.files.uploads import Uploads
 from millstream_api.settings import ApiSettings
 from millstream_api.wire.http_connection import HttpConnection, Limits
 from millstream_api.wire.population import Population
@@ -67,14 +68,17 @@ def port(url: str) -> int:
 
 
 @asynccontextmanager
-async def files_here(data: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the file tier, without a server: where the system's calls can be watched and made to fail."""
-    settings, directory = ApiSettings(_env_file=None), ServedDirectory(data)
-    files = Files(settings, Keys(None), directory, Traffic(), asyncio.Event())
-    uploads = tus.Tus(settings, Keys(None), directory)
+async def files_here(data: Path, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the file tier with these settings, without a server: where the system's calls can be watched and made
+    to fail.
+    """
+    settings, directory = ApiSettings(_env_file=None, **options), ServedDirectory(data)
+    uploads = Uploads(settings, directory)
+    files = Files(settings, Keys(None), directory, uploads, Traffic(), asyncio.Event())
+    resumable = tus.Tus(settings, Keys(None), directory, uploads)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await (uploads if scope["path"].startswith(tus.PREFIX) else files)(scope, receive, send)
+        await (resumable if scope["path"].startswith(tus.PREFIX) else files)(scope, receive, send)
 
     try:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)  # 500, as under a server

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import os
+import threading
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ from starlette.types import Message
 
 from millstream.apikeys import Keys
 from millstream.confined_fs import ServedDirectory
+from millstream_api.files import app
 from millstream_api.files.app import Files
 from millstream_api.files.sending import Traffic
+from millstream_api.files.uploads import Uploads
 from millstream_api.settings import ApiSettings
 from tests.integration.serving import files_here
 
@@ -58,8 +61,8 @@ async def test_an_upload_is_written_as_it_comes(tmp_path: Path, monkeypatch: pyt
 async def pieces_sent(data: Path, path: str, query: bytes, seen: Callable[[list[bytes]], object]) -> list[bytes]:
     """The pieces in which a body is sent; `seen` is told of those that were, after each."""
     sent: list[bytes] = []
-    directory = ServedDirectory(data)
-    files = Files(ApiSettings(_env_file=None), Keys(None), directory, Traffic(), asyncio.Event())
+    settings, directory = ApiSettings(_env_file=None), ServedDirectory(data)
+    files = Files(settings, Keys(None), directory, Uploads(settings, directory), Traffic(), asyncio.Event())
 
     async def receive() -> Message:
         await asyncio.Event().wait()
@@ -94,6 +97,81 @@ async def test_a_long_listing_is_sent_piece_by_piece(tmp_path: Path) -> None:
     sent = await pieces_sent(tmp_path, "/files/", b"", lambda sent: None)
     assert [entry["path"] for entry in json.loads(b"".join(sent))] == names
     assert max(piece.count(b'"path"') for piece in sent) <= 500
+
+
+LISTS = ["Accept-Encoding", "If-None-Match", "If-Match", "Range", "Want-Repr-Digest", "Repr-Digest", "Accept",
+         "Upload-Metadata", "Cookie"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LISTS)
+async def test_a_header_too_long_to_be_read_at_once_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    async with files_here(tmp_path, field_bytes=2000) as http:
+        for headers in ([(name, "," * 2001)], [(name, ",")] * 700):
+            for method, path in (("GET", "/files/f"), ("GET", "/files/"), ("PUT", "/files/f"), ("POST", "/uploads")):
+                answer = await http.request(method, path, headers=headers)
+                assert (answer.status_code, answer.json()["title"]) == (431, "Request Header Fields Too Large")
+                assert answer.json()["detail"] == f"{name.lower()} has more than 2000 bytes (MILLSTREAM_FIELD_BYTES)."
+        assert (await http.get("/files/f", headers={name: "," * 2000})).status_code in (200, 412)
+
+
+async def test_a_query_too_long_to_be_read_at_once_is_refused(tmp_path: Path) -> None:
+    async with files_here(tmp_path, field_bytes=2000) as http:
+        for path in ("/files/f", "/files/", "/stream/file"):
+            answer = await http.get(f"{path}?{'a=b&' * 500}c")
+            assert (answer.status_code, answer.json()["title"]) == (414, "URI Too Long")
+            assert answer.json()["detail"] == "The query has more than 2000 bytes (MILLSTREAM_FIELD_BYTES)."
+
+
+async def test_uploads_at_the_same_time_are_as_many_as_may_be(tmp_path: Path) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        begun.set()
+        await go.wait()
+        yield b"x"
+
+    told = {"Tus-Resumable": "1.0.0", "Upload-Length": "1", **named("t")}
+    async with files_here(tmp_path, uploads=1) as http:
+        where = (await http.post("/uploads", headers=told)).headers["location"]
+        ways: list[tuple[str, str, dict[str, str]]] = [
+            ("PUT", "/files/f", {}), ("PATCH", where, TUS), ("POST", "/uploads", {**TUS, **told}),
+        ]  # fmt: skip
+        for method, path, headers in ways:
+            begun.clear()
+            go.clear()
+            first = asyncio.create_task(http.request(method, path, headers=headers, content=slow()))
+            await begun.wait()
+            for also, other, more in ways:
+                answer = await http.request(also, other, headers=more, content=b"x")
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), (also, answer.text)
+                assert "1 uploads are open, the limit is 1." in answer.json()["detail"]
+            go.set()
+            assert (await first).status_code in (201, 204)
+        assert (await http.put("/files/f", content=b"x")).status_code == 204
+
+
+async def test_listings_at_the_same_time_are_as_many_as_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go, entries = asyncio.Event(), threading.Event(), app._next_entries
+    loop = asyncio.get_running_loop()
+
+    def slow(found: Any) -> list[bytes]:
+        loop.call_soon_threadsafe(begun.set)
+        assert go.wait(20)
+        return entries(found)
+
+    monkeypatch.setattr(app, "_next_entries", slow)
+    async with files_here(tmp_path, listings=1) as http:
+        for _ in range(2):
+            begun.clear()
+            go.clear()
+            first = asyncio.create_task(http.get("/files/"))
+            await begun.wait()
+            answer = await http.get("/files/")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert "1 listings are open, the limit is 1." in answer.json()["detail"]
+            go.set()
+            assert (await first).json() == []
 
 
 async def test_whatever_is_asked_for_no_file_stays_open(tmp_path: Path) -> None:

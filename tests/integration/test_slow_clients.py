@@ -17,6 +17,7 @@ from millstream.apikeys import Keys
 from millstream.confined_fs import ServedDirectory
 from millstream_api.files.app import Files
 from millstream_api.files.sending import Traffic
+from millstream_api.files.uploads import Uploads
 from millstream_api.settings import ApiSettings
 from millstream_api.wire.http_connection import Limits
 from tests.integration.serving import port, serving
@@ -33,7 +34,9 @@ class Timed:
 
     def __init__(self, data: Path, client: socket.socket) -> None:
         settings = ApiSettings(_env_file=None, send_timeout_s=STALL_S)
-        self._files = Files(settings, Keys(None), ServedDirectory(data), Traffic(), asyncio.Event())
+        directory = ServedDirectory(data)
+        uploads = Uploads(settings, directory)
+        self._files = Files(settings, Keys(None), directory, uploads, Traffic(), asyncio.Event())
         self._client = client
         self._reads = 0
         self.received = bytearray()

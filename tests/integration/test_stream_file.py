@@ -92,7 +92,7 @@ OUTSIDE = [
     "../outside.txt", "sub/../../outside.txt", "sub/../small.txt", "..", "%2e%2e/outside.txt", "%2e%2e%2foutside.txt",
     "..%2foutside.txt", "..%5coutside.txt", "%252e%252e%252foutside.txt", "sub%2f..%2f..%2foutside.txt", "/etc/passwd",
     "%2fetc%2fpasswd", "//etc/passwd", "{outside}", ".hidden", "sub/.hidden", ".git/config", "sub/.git/config", ".",
-    "sub", "sub/", "sub/deep", "small.txt/", "/small.txt", "sub//deep/x", "./small.txt", "nothing.txt", "link.txt",
+    "sub", "sub/", "sub/deep", "small.txt/", "/small.txt", "sub//deep/x", "./.hidden", "nothing.txt", "link.txt",
     "linked/inside.txt", "dangling", "loop", "pipe", "socket", "small.txt%00", "%00", "small.txt%00.png", "a" * 300,
     "a/" * 3000 + "b", "small.txt%0a",
 ]  # fmt: skip

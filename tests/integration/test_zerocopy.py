@@ -16,6 +16,7 @@ from millstream.apikeys import Keys
 from millstream.confined_fs import ServedDirectory
 from millstream_api.files.app import Files
 from millstream_api.files.sending import Traffic
+from millstream_api.files.uploads import Uploads
 from millstream_api.settings import ApiSettings
 from millstream_api.wire.answering import ANSWER
 from millstream_api.wire.answers import Answer, Span
@@ -45,7 +46,9 @@ class Seen:
         self.order: list[str] = []
         self._stall_s = stall_s
         settings = ApiSettings(send_timeout_s=stall_s)
-        self._files = Files(settings, Keys(None), ServedDirectory(data), Traffic(), asyncio.Event())
+        directory = ServedDirectory(data)
+        uploads = Uploads(settings, directory)
+        self._files = Files(settings, Keys(None), directory, uploads, Traffic(), asyncio.Event())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -2,12 +2,16 @@
 
 from tests.mutants import Mutant
 
-UPLOADS, TUS, FILES_, BENEATH = (
+UPLOADS, TUS, FILES_, DIGESTS_, SHOWN, BENEATH = (
     "api/millstream_api/files/uploads.py",
     "api/millstream_api/files/tus.py",
     "api/millstream_api/files/app.py",
+    "api/millstream_api/files/digests.py",
+    "api/millstream_api/files/representations.py",
     "shared/millstream/confined_fs.py",
 )
+INCOMPLETE, APART = "tests/integration/test_files_incomplete.py", "tests/integration/test_files_apart.py"
+COMPRESSED, SHOWN_TESTS = "tests/integration/test_files_compressed.py", "tests/integration/test_files_shown.py"
 DISK, SETTLE = "tests/integration/test_disk.py", "tests/integration/test_files_settle.py"
 BOUNDS = "tests/integration/test_file_bounds.py"
 COLD = "tests/unit/test_pagecache.py::test_what_is_not_in_the_page_cache_is_read_apart_from_the_event_loop"
@@ -29,7 +33,7 @@ FILES: list[Mutant] = [
     ),
     Mutant(
         "U02b", "the event loop waits for no disk when a file is published",
-        UPLOADS, "await asyncio.to_thread(temporary.publish, headers)", "temporary.publish(headers)", ON_DISK,
+        UPLOADS, "await self.threads.run(temporary.publish, headers)", "temporary.publish(headers)", ON_DISK,
     ),
     Mutant(
         "U11", "507 for a quota",
@@ -75,8 +79,8 @@ FILES: list[Mutant] = [
     ),
     Mutant(
         "V10", "507 when the disk refuses to publish a resumable upload",
-        TUS, "with disk_errors():\n                    await asyncio.to_thread(self._p",
-        "if True:\n                    await asyncio.to_thread(self._p", FULL,
+        TUS, "with disk_errors():\n                    await self._run(self._p",
+        "if True:\n                    await self._run(self._p", FULL,
     ),
     Mutant(
         "F01", "a file that has just changed is looked at a moment later",
@@ -111,7 +115,7 @@ FILES: list[Mutant] = [
     ),
     Mutant(
         "U16", "an upload is written while it is received, and not held in memory",
-        UPLOADS, "if len(buffered) >= BLOCK or not message", "if not message",
+        UPLOADS, "if len(buffered) >= BLOCK or not more", "if not more",
         f"{BOUNDS}::test_an_upload_is_written_as_it_comes",
     ),
     Mutant(
@@ -174,15 +178,102 @@ FILES: list[Mutant] = [
     ),
     Mutant(
         "G01", "so many digests are kept",
-        "api/millstream_api/files/digests.py", "if len(self._cache) > CACHED:", "if False:", DIGESTS,
+        DIGESTS_, "if len(self._cache) > CACHED:", "if False:", DIGESTS,
     ),
     Mutant(
         "G02", "the event loop waits for no digest",
-        "api/millstream_api/files/digests.py", "asyncio.to_thread(_compute, os.dup(file))",
-        "asyncio.sleep(0, _compute(os.dup(file)))", DIGESTS,
+        DIGESTS_, "await self._threads.run(_sha256, file, state, abandoned)", "_sha256(file, state, abandoned)",
+        DIGESTS,
     ),
     Mutant(
         "G03", "the digests that are kept are those asked for last",
-        "api/millstream_api/files/digests.py", "            self._cache.move_to_end(state)\n", "", DIGESTS,
+        DIGESTS_, "            self._cache.move_to_end(state)\n", "", DIGESTS,
+    ),
+    Mutant(
+        "G04", "a digest that nobody waits for is given up",
+        DIGESTS_, "if not block or abandoned.is_set():", "if not block:",
+        f"{APART}::test_digests_that_clients_have_left_hold_up_nothing",
+    ),
+    Mutant(
+        "G05", "a client that has left does not wait for its digest",
+        FILES_, "await while_connected(request.receive, self._digests.sha256(file, state))",
+        "await self._digests.sha256(file, state)",
+        f"{APART}::test_digests_that_clients_have_left_hold_up_nothing",
+    ),
+    Mutant(
+        "G06", "one computation serves all who wait for the same digest",
+        DIGESTS_, "found = self._computing.get(state)", "found = None",
+        "tests/unit/test_digests.py::"
+        "test_those_who_ask_at_the_same_time_share_one_computation_whoever_of_them_leaves",
+    ),
+    Mutant(
+        "G07", "a file that has changed meanwhile has no digest",
+        DIGESTS_, "if State.of(os.fstat(file)) == state else None", "if True else None",
+        "tests/unit/test_digests.py::test_a_file_that_changes_meanwhile_has_no_digest_and_none_is_kept",
+    ),
+    Mutant(
+        "G08", "a digest is of the bytes that are sent",
+        DIGESTS_, "while offset < state.size:", "while True:",
+        "tests/unit/test_digests.py::test_a_digest_is_of_the_bytes_that_its_state_has",
+    ),
+    Mutant(
+        "U20", "a body that ends early is no upload",
+        UPLOADS, "if length is not None and received < length:", "if False:",
+        f"{INCOMPLETE}::test_a_put_of_another_length_than_announced_is_refused_and_leaves_nothing",
+    ),
+    Mutant(
+        "U21", "a body that ends late is no upload",
+        UPLOADS, "if length is not None and received > length:", "if False:",
+        f"{INCOMPLETE}::test_a_put_of_another_length_than_announced_is_refused_and_leaves_nothing",
+    ),
+    Mutant(
+        "V12", "a part that ends early publishes nothing",
+        TUS, "body_blocks(receive, content_length(headers))", "body_blocks(receive, None)",
+        f"{INCOMPLETE}::test_a_part_with_another_length_than_announced_is_refused_and_publishes_nothing",
+    ),
+    Mutant(
+        "F07", "ranges are those of the file, not of its compressed sibling",
+        FILES_, 'if "range" not in request.headers and (', "if (",
+        f"{COMPRESSED}::test_clients_that_take_gzip_get_a_file_range_by_range",
+    ),
+    Mutant(
+        "F08", "caches cut no ranges out of a compressed sibling",
+        SHOWN, '"Accept-Encoding, Range" if coding else ', "",
+        f"{COMPRESSED}::test_compressed_siblings_by_what_the_client_takes",
+    ),
+    Mutant(
+        "F09", "the length of a compressed sibling is not taken for that of the file",
+        SHOWN, "if coding else whole", "if False else whole",
+        f"{COMPRESSED}::test_the_length_of_a_compressed_sibling_is_not_told_for_that_of_the_file",
+    ),
+    Mutant(
+        "F10", "nothing of an uploader's runs in our origin",
+        SHOWN, '        "Content-Security-Policy": "sandbox",\n', "",
+        f"{SHOWN_TESTS}::test_a_browser_may_show_few_types_and_runs_nothing_of_any",
+    ),
+    Mutant(
+        "F11", "what is not known to be harmless is downloaded",
+        SHOWN, 'else "attachment"', 'else "inline"',
+        f"{SHOWN_TESTS}::test_a_browser_may_show_few_types_and_runs_nothing_of_any",
+    ),
+    Mutant(
+        "F12", "a header that takes long to parse is refused",
+        "api/millstream_api/files/requests.py", "        if len(text) > most:", "        if False:",
+        f"{BOUNDS}::test_a_header_too_long_to_be_read_at_once_is_refused",
+    ),
+    Mutant(
+        "F13", "who is cancelled waits for its thread to end",
+        "api/millstream_api/files/threads.py", "        await asyncio.wait({working})\n", "        await asyncio.sleep(0)\n",
+        "tests/unit/test_file_threads.py::test_who_is_cancelled_waits_for_the_end_of_the_work_and_undoes_it",
+    ),
+    Mutant(
+        "F14", "listings have threads of their own",
+        FILES_, "await self._listing.run(_next_entries, found)", "await asyncio.to_thread(_next_entries, found)",
+        f"{APART}::test_work_of_one_kind_that_takes_long_holds_up_no_other",
+    ),
+    Mutant(
+        "B04", "a large directory is sorted run by run",
+        BENEATH, "islice(wanted, SORTED_RUN)", "wanted",
+        "tests/unit/test_confined_fs.py::test_a_large_directory_is_sorted_run_by_run",
     ),
 ]  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream_api.files.app import accepted_codings
+from millstream_api.files.representations import accepted_codings
 from millstream_api.negotiation import most_wanted, weights
 
 

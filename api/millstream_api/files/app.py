@@ -11,8 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple
-from urllib.parse import parse_qs, unquote
 
 import structlog
 from pydantic_core import to_json
@@ -20,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from millstream.apikeys import Keys
-from millstream.confined_fs import NotServed, Opened, ServedDirectory
+from millstream.confined_fs import NotServed, Opened, ServedDirectory, without_dots
 from millstream.protocol.errors import Problem
 from millstream.protocol.events import rfc3339
 from millstream_api.files.conditions import State, Validators, evaluate_preconditions, range_applies
@@ -29,13 +27,17 @@ from millstream_api.files.ranges import Unsatisfiable, spans
 from millstream_api.files.representations import (
     CODINGS,
     Representation,
-    media_type,
+    accepted_codings,
+    content_type,
     representation,
+    restrictions,
     supersedes,
 )
-from millstream_api.files.sending import Traffic, send_answer
+from millstream_api.files.requests import Refused, Request, check_room, read_headers, read_path, read_query
+from millstream_api.files.sending import Traffic, send_answer, while_connected
+from millstream_api.files.threads import Threads, close, finished
 from millstream_api.files.uploads import Uploads
-from millstream_api.negotiation import most_wanted, weights
+from millstream_api.negotiation import most_wanted
 from millstream_api.problems import plain_problem, problem_response
 from millstream_api.settings import ApiSettings
 from millstream_api.wire.answers import Answer
@@ -51,27 +53,25 @@ SETTLE_NS = 20_000_000  # two changes closer together than this may leave the sa
 LISTINGS = ("application/json", "application/jsonl", "application/x-ndjson")
 
 
-class Request(NamedTuple):
-    """An HTTP request: its ASGI scope and channels, and its parsed query and headers."""
-
-    scope: Scope
-    receive: Receive
-    send: Send
-    query: Mapping[str, list[str]]
-    headers: Mapping[str, str]
-
-
 class Files:
     """The app. It counts in `traffic`; when `draining` is set, responses that follow a file end."""
 
     def __init__(
-        self, settings: ApiSettings, keys: Keys, directory: ServedDirectory, traffic: Traffic, draining: asyncio.Event
+        self,
+        settings: ApiSettings,
+        keys: Keys,
+        directory: ServedDirectory,
+        uploads: Uploads,
+        traffic: Traffic,
+        draining: asyncio.Event,
     ) -> None:
         self._settings = settings
         self._keys = keys
         self._directory = directory
-        self._digests = Digests()
-        self._uploads = Uploads(settings, directory)
+        self._digests = Digests(settings.digest_threads)
+        self._uploads = uploads
+        self._listings = 0  # open now
+        self._listing = Threads("listing", settings.listing_threads)
         self.traffic = traffic
         self._draining = draining
         self._start_separately = bool(settings.cors_origins)  # CORSMiddleware adds its headers to the start
@@ -79,12 +79,14 @@ class Files:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (connection := connection_of(scope)) is not None:
             connection.timed = True
-        path, query = scope["path"], scope["query_string"]
-        request = Request(scope, receive, send, read_query(query) if query else {}, read_headers(scope))
+        path, most = scope["path"], self._settings.field_bytes
         try:
+            request = Request(scope, receive, send, read_query(scope, most), read_headers(scope, most))
             response = await self._answer(request)
         except Problem as problem:
             response = problem_response(problem, path)
+        except Refused as refused:
+            response = plain_problem(refused.status, refused.title, path, str(refused), refused.headers)
         except NotServed:
             response = plain_problem(404, "Not Found", path)
         except Unsatisfiable as error:
@@ -101,13 +103,14 @@ class Files:
                 await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response | None:
-        """Send the response, or return one that is still to be sent. Raises Problem, NotServed, Unsatisfiable,
-        ClientGone, FileTruncated.
+        """Send the response, or return one that is still to be sent. Raises Problem, Refused, NotServed,
+        Unsatisfiable, ClientGone, FileTruncated.
         """
         who = self._keys.authenticate(request.headers.get("authorization"))
         method, path = request.scope["method"], request.scope["path"]
         legacy = path == STREAM
-        name = request.query.get("path", ["large_file.txt"])[0] if legacy else read_path(request.scope)[len(PREFIX) :]
+        asked = request.query.get("path", ["large_file.txt"])[0] if legacy else read_path(request.scope)[len(PREFIX) :]
+        name = without_dots(asked)
         reading = method in ("GET", "HEAD")
         if not reading and (legacy or not name or method not in ("PUT", "DELETE")):
             allowed = "GET, HEAD" if legacy or not name else "GET, HEAD, PUT, DELETE"
@@ -117,13 +120,9 @@ class Files:
             return await self._uploads.put(name, request.headers, request.receive)
         if method == "DELETE":
             return await self._uploads.delete(name, request.headers)
-        if not name:
+        if not name and not legacy:
             return await self._list(request)
-        if self.traffic.open >= self._settings.streams:
-            detail = (
-                f"{self.traffic.open} streams are open, the limit is {self._settings.streams}. Try again in a moment."
-            )
-            return plain_problem(503, "Too many streams", path, detail, {"Retry-After": "1"})
+        check_room("streams", self.traffic.open, self._settings.streams)
         self.traffic.open += 1
         try:
             if request.query and request.query.get("follow", [""])[0].lower() in ("true", "1"):
@@ -135,26 +134,27 @@ class Files:
     async def _get(self, name: str, request: Request) -> Response | None:
         opened, coding = await self._open(name), None
         try:
-            if codings := accepted_codings(request.headers.get("accept-encoding")):
+            # Clients that ask for ranges want those of the file, even where they say that they take a coding.
+            if "range" not in request.headers and (codings := accepted_codings(request.headers.get("accept-encoding"))):
                 opened, coding = await self._precompressed(name, opened, codings)
             # Last-Modified is never later than Date (RFC 9110 §8.8.2.1). Preconditions use the real time.
             modified = min(opened.found.st_mtime_ns // 1_000_000_000, int(time.time()))
-            shown = representation(name.rpartition("/")[2], coding, State.of(opened.found), modified)
-            return await self._send(opened.file, shown, request)
+            charset, state = self._settings.text_charset, State.of(opened.found)
+            shown = representation(name.rpartition("/")[2], charset, coding, state, modified)
+            return await self._send(opened.file, state, shown, request)
         finally:
-            os.close(opened.file)
+            close(opened.file)
 
-    async def _send(self, file: int, shown: Representation, request: Request) -> Response | None:
+    async def _send(self, file: int, state: State, shown: Representation, request: Request) -> Response | None:
         method, headers = request.scope["method"], request.headers
         status = evaluate_preconditions(method, headers, shown.validators)
         if status == 412:
             return plain_problem(412, "Precondition Failed", request.scope["path"])
         answer = shown.unchanged if status == 304 else self._wanted(shown, headers, method)
-        if answer.parts and wants_sha256(headers.get("want-repr-digest")):
-            digest = await self._digests.sha256(file, shown.validators.etag)
-            answer = answer._replace(head=answer.head + b"repr-digest: %b\r\n" % field(digest).encode())
-        if method == "HEAD":
-            answer = answer._replace(parts=())
+        if answer.status != 304 and wants_sha256(headers.get("want-repr-digest")):
+            digest = await while_connected(request.receive, self._digests.sha256(file, state))
+            if digest is not None:
+                answer = answer._replace(head=answer.head + b"repr-digest: %b\r\n" % field(digest).encode())
         self.traffic.streams += bool(answer.parts)
         await send_answer(
             request.scope,
@@ -170,7 +170,9 @@ class Files:
 
     def _wanted(self, shown: Representation, headers: Mapping[str, str], method: str) -> Answer:
         """The whole file, or the ranges that the request asks for. Raises Unsatisfiable, with the size."""
-        if method != "GET" or not range_applies(headers.get("if-range"), shown.validators, time.time()):
+        if method == "HEAD":
+            return shown.described
+        if not range_applies(headers.get("if-range"), shown.validators, time.time()):
             return shown.whole
         try:
             wanted = spans(headers.get("range"), shown.size, most=self._settings.ranges)
@@ -199,7 +201,8 @@ class Files:
         """Open a file: at once when that needs no disk, else in a thread."""
         opened = self._directory.open_cached(name)
         if opened is None:
-            opened = await asyncio.to_thread(self._directory.open, name)
+            opening = asyncio.to_thread(self._directory.open, name)
+            opened = await finished(opening, undo=lambda late: os.close(late.file))
         if time.time_ns() - opened.found.st_ctime_ns < SETTLE_NS:
             try:
                 await asyncio.sleep(SETTLE_NS / 1e9)
@@ -225,10 +228,12 @@ class Files:
         send, connection = request.send, connection_of(request.scope)
         disconnected = asyncio.ensure_future(wait_for_disconnect(request.receive))
         try:
+            last = name.rpartition("/")[2]
             headers = {
-                "Content-Type": media_type(name.rpartition("/")[2]),
+                "Content-Type": content_type(last, self._settings.text_charset),
                 "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff",
+                "X-Accel-Buffering": "no",
+                **restrictions(last),
             }
             await send({"type": "http.response.start", "status": 200, "headers": raw(headers)})
             while request.scope["method"] == "GET" and not (
@@ -249,70 +254,36 @@ class Files:
             await send({"type": "http.response.body", "body": b""})
         finally:
             disconnected.cancel()
-            os.close(file)
+            close(file)
         return None
 
     async def _list(self, request: Request) -> Response | None:
-        """The files whose paths begin with a prefix, as JSON or as JSON Lines."""
+        """The files whose paths begin with a prefix, as JSON or as JSON Lines. Raises Refused, ClientGone."""
         send, method = request.send, request.scope["method"]
         prefix = request.query.get("prefix", [""])[0]
         kind = most_wanted(request.headers.get("accept"), LISTINGS) or LISTINGS[0]
         lines = kind != LISTINGS[0]
-        headers = raw({"Content-Type": kind, "Vary": "Accept"})
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        found = self._directory.walk(prefix)
-        first = True
-        while method == "GET" and (entries := await asyncio.to_thread(_next_entries, found)):
-            text = (b"" if lines else b"[" if first else b",") + (b"\n" if lines else b",").join(entries)
-            first = False
-            await send({"type": "http.response.body", "body": text + (b"\n" if lines else b""), "more_body": True})
-        end = b"" if lines or method == "HEAD" else b"[]" if first else b"]"
-        await send({"type": "http.response.body", "body": end})
+        check_room("listings", self._listings, self._settings.listings)
+        self._listings += 1
+        try:
+            headers = {"Content-Type": kind, "Vary": "Accept", "X-Accel-Buffering": "no"}
+            await send({"type": "http.response.start", "status": 200, "headers": raw(headers)})
+            found = self._directory.walk(prefix)
+            first = True
+            while method == "GET" and (entries := await self._listing.run(_next_entries, found)):
+                text = (b"" if lines else b"[" if first else b",") + (b"\n" if lines else b",").join(entries)
+                first = False
+                await send({"type": "http.response.body", "body": text + (b"\n" if lines else b""), "more_body": True})
+            end = b"" if lines or method == "HEAD" else b"[]" if first else b"]"
+            await send({"type": "http.response.body", "body": end})
+        finally:
+            self._listings -= 1
         return None
 
 
 def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Headers as ASGI pairs."""
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-
-
-def read_headers(scope: Scope) -> dict[str, str]:
-    """The request's headers by lower-case name; repeated ones are joined with commas (RFC 9110 §5.3)."""
-    found: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        key, text = name.decode("latin-1"), value.decode("latin-1")
-        found[key] = f"{found[key]}, {text}" if key in found else text
-    return found
-
-
-def read_path(scope: Scope) -> str:
-    """The path, percent-decoded. The server decodes invalid UTF-8 as U+FFFD; such a path is NotServed, unless the
-    client sent U+FFFD itself.
-    """
-    path: str = scope["path"]
-    if "\N{REPLACEMENT CHARACTER}" not in path:
-        return path
-    try:
-        return unquote(scope["raw_path"].decode(), errors="strict")
-    except UnicodeDecodeError:
-        raise NotServed(path) from None
-
-
-def read_query(query: bytes) -> dict[str, list[str]]:
-    """The parameters by name. Invalid UTF-8 becomes lone surrogates, which are in no name that is served."""
-    return parse_qs(query.decode(errors="surrogateescape"), errors="surrogateescape")
-
-
-def accepted_codings(header: str | None) -> list[str]:
-    """The codings in CODINGS that an Accept-Encoding (RFC 9110 §12.5.3) prefers to the plain file, or weights equally;
-    the highest weight first.
-    """
-    if not header:
-        return []
-    wanted = weights(header)
-    anything, plain = wanted.get("*", 0.0), wanted.get("identity", 0.0)
-    weight = {coding: wanted.get(coding, anything) for coding in CODINGS}
-    return sorted((c for c in CODINGS if weight[c] > 0 and weight[c] >= plain), key=lambda c: -weight[c])
 
 
 def _next_entries(found: Iterator[tuple[str, os.stat_result]]) -> list[bytes]:

@@ -3,8 +3,10 @@ where the server offers it (wire/answering.py), and plain ASGI with blocks that 
 """
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
@@ -13,6 +15,8 @@ from millstream_api.wire.answers import Answer
 from millstream_api.wire.backpressure import wait_for_disconnect
 from millstream_api.wire.connection import ClientGone
 from millstream_api.wire.pagecache import blocks
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -34,6 +38,20 @@ class Traffic:
         since, before = self._marks[0]
         rate = (self.bytes_sent - before) / max(1e-3, monotonic() - since)
         return {"open": self.open, "streams": self.streams, "bytes_sent": self.bytes_sent, "bytes_per_s": round(rate)}
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client disconnects. Raises ClientGone."""
+    working, disconnected = asyncio.ensure_future(work), asyncio.ensure_future(wait_for_disconnect(receive))
+    try:
+        await asyncio.wait({working, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone("the client left")
+        return working.result()
+    finally:
+        working.cancel()
+        disconnected.cancel()
+        await asyncio.gather(working, disconnected, return_exceptions=True)
 
 
 async def send_answer(

@@ -6,7 +6,6 @@ An upload is two hidden files below the data directory: `.uploads/<id>` holds th
 continue it. When it is complete, it is renamed to its path.
 """
 
-import asyncio
 import fcntl
 import hashlib
 import os
@@ -14,24 +13,26 @@ import re
 import secrets
 import time
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 
 from pydantic_core import from_json, to_json
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from millstream.apikeys import Keys
-from millstream.confined_fs import NotServed, ServedDirectory, parts
+from millstream.confined_fs import NotServed, ServedDirectory, parts, without_dots
 from millstream.protocol.errors import Problem
+from millstream_api.files.requests import Refused, content_length, read_headers
 from millstream_api.files.uploads import (
     DiskFull,
     Temporary,
     UploadAborted,
+    Uploads,
     body_blocks,
     disk_errors,
     locked,
@@ -40,20 +41,14 @@ from millstream_api.files.uploads import (
 )
 from millstream_api.problems import plain_problem, problem_response
 from millstream_api.settings import ApiSettings
+from millstream_api.wire.connection import ClientGone
 
 PREFIX = "/uploads"
 VERSION = {"Tus-Resumable": "1.0.0"}
 EXTENSIONS = "creation,creation-with-upload,checksum,expiration,termination"
 CHECKSUMS = {"sha1", "sha256", "sha512"}
 CONTENT_TYPE = "application/offset+octet-stream"
-
-
-class Refused(Exception):
-    """A request that is answered with an error status of HTTP or tus."""
-
-    def __init__(self, status: int, title: str, detail: str) -> None:
-        super().__init__(detail)
-        self.status, self.title = status, title
+EXPIRE_INTERVAL_S = 60  # between two looks for expired uploads: each reads all there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +68,20 @@ class Upload:
 class Tus:
     """The ASGI app at `/uploads`."""
 
-    def __init__(self, settings: ApiSettings, keys: Keys, directory: ServedDirectory) -> None:
+    def __init__(self, settings: ApiSettings, keys: Keys, directory: ServedDirectory, uploads: Uploads) -> None:
         self._settings = settings
         self._keys = keys
         self._directory = directory
         self._home = directory.path / ".uploads"
+        self._receiving = uploads.receiving
+        self._run = uploads.threads.run
+        self._expire_after = 0.0  # in Unix seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, path = Headers(scope=scope), scope["path"]
-        method = headers.get("x-http-method-override", scope["method"])
+        path = scope["path"]
         try:
+            headers = read_headers(scope, self._settings.field_bytes)
+            method: str = headers.get("x-http-method-override") or scope["method"]
             response = await self._answer(method, path, headers, receive)
         except Problem as problem:
             response = problem_response(problem, path)
@@ -92,15 +91,15 @@ class Tus:
             response = plain_problem(
                 507, "Insufficient Storage", path, "There is not enough space; what was received before is kept."
             )
-        except Refused as error:
-            extra = {"Tus-Version": "1.0.0"} if error.status == 412 else None
-            response = plain_problem(error.status, error.title, path, str(error), extra)
-        except UploadAborted:
-            return
+        except Refused as refused:
+            response = plain_problem(refused.status, refused.title, path, str(refused), refused.headers)
+        except UploadAborted as error:
+            response = plain_problem(400, "Bad Request", path, str(error))
         response.headers.update(VERSION)
-        await response(scope, receive, send)
+        with suppress(ClientGone):
+            await response(scope, receive, send)
 
-    async def _answer(self, method: str, path: str, headers: Headers, receive: Receive) -> Response:
+    async def _answer(self, method: str, path: str, headers: Mapping[str, str], receive: Receive) -> Response:
         if method == "OPTIONS":
             limit = str(self._settings.upload_bytes)
             server = {"Tus-Version": "1.0.0", "Tus-Extension": EXTENSIONS, "Tus-Max-Size": limit}
@@ -108,14 +107,14 @@ class Tus:
         who = self._keys.authenticate(headers.get("authorization"))
         who.require("files:write")
         if headers.get("tus-resumable") != "1.0.0":
-            raise Refused(412, "Precondition Failed", "Send Tus-Resumable: 1.0.0.")
+            raise Refused(412, "Precondition Failed", "Send Tus-Resumable: 1.0.0.", {"Tus-Version": "1.0.0"})
         id = path.removeprefix(PREFIX).strip("/")
         if method == "POST" and not id:
             return await self._create(headers, who.owner, receive)
-        upload = await asyncio.to_thread(self._load, id, who.owner)
+        upload = await self._run(self._load, id, who.owner)
         match method:
             case "HEAD":
-                offset = await asyncio.to_thread(self._offset, upload)
+                offset = await self._run(self._offset, upload)
                 about = {
                     "Upload-Length": str(upload.length),
                     "Upload-Metadata": upload.metadata,
@@ -123,52 +122,55 @@ class Tus:
                 }
                 return Response(status_code=200, headers={**about, **self._progress(upload, offset)})
             case "PATCH":
-                offset = await self._append(upload, headers, body_blocks(receive))
+                with self._receiving():
+                    offset = await self._append(upload, headers, receive)
                 return Response(status_code=204, headers=self._progress(upload, offset))
             case "DELETE":
-                await asyncio.to_thread(self._remove, upload)
+                await self._run(self._remove, upload)
                 return Response(status_code=204)
             case _:
                 return plain_problem(
                     405, "Method Not Allowed", path, headers={"Allow": "POST, HEAD, PATCH, DELETE, OPTIONS"}
                 )
 
-    async def _create(self, headers: Headers, owner: str, receive: Receive) -> Response:
+    async def _create(self, headers: Mapping[str, str], owner: str, receive: Receive) -> Response:
         length = _number(headers, "upload-length")
         if length > self._settings.upload_bytes:
             raise Refused(413, "Content Too Large", f"A file may have at most {self._settings.upload_bytes} bytes.")
         metadata = headers.get("upload-metadata", "")
-        path = _metadata(metadata).get("path", "")
+        path = without_dots(_metadata(metadata).get("path", ""))
         try:
             parts(path)
         except NotServed:
             raise Refused(400, "Bad Request", "Upload-Metadata must name the file: path <base64 of a path>.") from None
-        await asyncio.to_thread(self._expire)
+        await self._run(self._expire)
         expires = int(time.time() + self._settings.upload_life_s)
         upload = Upload(secrets.token_hex(16), path, length, owner, expires, metadata)
         with disk_errors():
-            await asyncio.to_thread(self._begin, upload)
+            await self._run(self._begin, upload)
         offset = 0
         if length == 0 or headers.get("content-type", "").lower() == CONTENT_TYPE:
             try:
-                offset = await self._append(upload, headers, body_blocks(receive), at=0)
+                with self._receiving():
+                    offset = await self._append(upload, headers, receive, at=0)
             except BaseException:  # the client will never learn its URL
-                await asyncio.to_thread(self._remove, upload)
+                await self._run(self._remove, upload)
                 raise
         location = {"Location": f"{PREFIX}/{upload.id}"}
         return Response(status_code=201, headers={**location, **self._progress(upload, offset)})
 
-    async def _append(
-        self, upload: Upload, headers: Mapping[str, str], body: AsyncIterator[bytes], at: int | None = None
-    ) -> int:
-        """Append the body to the upload; returns the new offset. With its last byte the file is published."""
+    async def _append(self, upload: Upload, headers: Mapping[str, str], receive: Receive, at: int | None = None) -> int:
+        """Append the body to the upload; returns the new offset. With its last byte the file is published. Raises
+        UploadAborted, Refused, NotServed, DiskFull.
+        """
         if at is None:
             if headers.get("content-type", "").lower() != CONTENT_TYPE:
                 raise Refused(415, "Unsupported Media Type", f"Send Content-Type: {CONTENT_TYPE}.")
             at = _number(headers, "upload-offset")
-        checksum = _checksum(headers.get("upload-checksum"))
+        checksum, body = _checksum(headers.get("upload-checksum")), body_blocks(receive, content_length(headers))
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         try:
-            file = await asyncio.to_thread(os.open, self._data(upload), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            file = await self._run(os.open, self._data(upload), flags, undo=os.close)
         except FileNotFoundError:  # complete, and published
             if at == upload.length and not await anext(body, b""):
                 return at
@@ -189,19 +191,17 @@ class Tus:
                             413, "Content Too Large", f"The upload is larger than the {upload.length} bytes announced."
                         )
                     with disk_errors():
-                        await asyncio.to_thread(write_all, file, block)
+                        await self._run(_write, file, block, checksum)
                     offset += len(block)
-                    if checksum:
-                        checksum[0].update(block)
                 whole = True
             finally:
                 if checksum and not (whole and checksum[0].digest() == checksum[1]):
-                    os.ftruncate(file, at)
+                    await self._run(os.ftruncate, file, at)
             if checksum and checksum[0].digest() != checksum[1]:
                 raise Refused(460, "Checksum Mismatch", "The content does not match the announced checksum.")
             if offset == upload.length:
                 with disk_errors():
-                    await asyncio.to_thread(self._publish, upload, file)
+                    await self._run(self._publish, upload, file)
             return offset
         finally:
             os.close(file)
@@ -254,9 +254,10 @@ class Tus:
             path.unlink(missing_ok=True)
 
     def _expire(self) -> None:
-        """Remove the expired uploads."""
-        if not self._home.is_dir():
+        """Remove the expired uploads, unless that was done a moment ago."""
+        if time.time() < self._expire_after or not self._home.is_dir():
             return
+        self._expire_after = time.time() + EXPIRE_INTERVAL_S
         for info in self._home.glob("*.json"):
             try:
                 upload = Upload(**from_json(info.read_bytes()))
@@ -264,6 +265,12 @@ class Tus:
                 continue
             if upload.expires < time.time():
                 self._remove(upload)
+
+
+def _write(file: int, block: bytes, checksum: "tuple[hashlib._Hash, bytes] | None") -> None:
+    write_all(file, block)
+    if checksum:
+        checksum[0].update(block)
 
 
 def _number(headers: Mapping[str, str], name: str) -> int:

@@ -29,6 +29,8 @@ from millstream.confined_fs import Missing, NotServed, ServedDirectory, parts
 from millstream.protocol.errors import Problem
 from millstream_api.files.conditions import State, Validators, evaluate_preconditions
 from millstream_api.files.representations import CODINGS, supersedes
+from millstream_api.files.requests import check_room, content_length
+from millstream_api.files.threads import Threads
 from millstream_api.problems import plain_problem
 from millstream_api.settings import ApiSettings
 
@@ -42,7 +44,7 @@ ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}  # RFC 9530 §5
 
 
 class UploadAborted(Exception):
-    """The client disconnected before the end of the body."""
+    """The body did not arrive completely: the message says what did."""
 
 
 class DiskFull(Exception):
@@ -77,12 +79,26 @@ class ExpectedDigests:
 
 
 class Uploads:
+    """PUT and DELETE. Every kind of upload runs in its `threads` and counts in `receiving`."""
+
     def __init__(self, settings: ApiSettings, directory: ServedDirectory) -> None:
         self._settings = settings
         self._directory = directory
+        self._open = 0
+        self.threads = Threads("upload", settings.upload_threads)
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Receive one upload: each may hold a block in memory. Raises Refused when there are as many as may be."""
+        check_room("uploads", self._open, self._settings.uploads)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
 
     async def put(self, path: str, headers: Mapping[str, str], receive: Receive) -> Response:
-        """Create or replace a file with the request's body: 201 or 204."""
+        """Create or replace a file with the request's body: 201 or 204. Raises Problem, Refused, NotServed."""
         parts(path)
         instance = f"/files/{path}"
         if "content-range" in headers:
@@ -93,15 +109,17 @@ class Uploads:
             return plain_problem(
                 415, "Unsupported Media Type", instance, "Content-Encoding is not supported: send the file itself."
             )
-        if int(headers.get("content-length", "0")) > self._settings.upload_bytes:
+        length = content_length(headers)
+        if length is not None and length > self._settings.upload_bytes:
             return self._too_large(instance)
         expected = ExpectedDigests.of(headers)
-        if early := await asyncio.to_thread(self._evaluate_early, path, headers):
+        if early := await self.threads.run(self._evaluate_early, path, headers):
             return plain_problem(early, "Precondition Failed", instance)
         try:
-            return await self._store(path, headers, expected, body_blocks(receive))
-        except UploadAborted:
-            return plain_problem(400, "Bad Request", instance, "The connection closed before the upload was complete.")
+            with self.receiving():
+                return await self._store(path, headers, expected, body_blocks(receive, length))
+        except UploadAborted as error:
+            return plain_problem(400, "Bad Request", instance, str(error))
         except TooLarge:
             return self._too_large(instance)
         except DiskFull:
@@ -113,7 +131,7 @@ class Uploads:
     ) -> Response:
         hashes = {name: hashlib.new(ALGORITHMS[name]) for name in expected.digests}
         with disk_errors():
-            temporary = await asyncio.to_thread(Temporary, self._directory, path)
+            temporary = await self.threads.run(Temporary, self._directory, path, undo=Temporary.discard)
         try:
             size = 0
             async for block in body:
@@ -121,14 +139,14 @@ class Uploads:
                 if size > self._settings.upload_bytes:
                     raise TooLarge
                 with disk_errors():
-                    await asyncio.to_thread(temporary.write, block, hashes)
+                    await self.threads.run(temporary.write, block, hashes)
             for name, digest in expected.digests.items():
                 if hashes[name].digest() != digest:
                     raise Problem("invalid_request", f"The content does not match the announced {name} digest.")
             with disk_errors():
-                status, etag = await asyncio.to_thread(temporary.publish, headers)
+                status, etag = await self.threads.run(temporary.publish, headers)
         finally:
-            await asyncio.to_thread(temporary.discard)
+            await self.threads.run(temporary.discard)
         if status == 412:
             return plain_problem(412, "Precondition Failed", f"/files/{path}")
         return Response(status_code=status, headers={"ETag": etag, "Location": f"/files/{quote(path)}"})
@@ -136,7 +154,7 @@ class Uploads:
     async def delete(self, path: str, headers: Mapping[str, str]) -> Response:
         """Remove a file: 204. Raises NotServed."""
         parts(path)
-        return await asyncio.to_thread(self._delete, path, headers)
+        return await self.threads.run(self._delete, path, headers)
 
     def _delete(self, path: str, headers: Mapping[str, str]) -> Response:
         os.close(self._directory.open(path).file)  # raises NotServed unless it is a regular file
@@ -246,23 +264,29 @@ def _remove_abandoned(name: str, directory: int) -> bool:
     return False
 
 
-async def body_blocks(receive: Receive) -> AsyncIterator[bytes]:
-    """The request's body in blocks of about BLOCK bytes. Raises UploadAborted when the client disconnects before its
-    end, after yielding what was received.
+async def body_blocks(receive: Receive, length: int | None) -> AsyncIterator[bytes]:
+    """The request's body in blocks of about BLOCK bytes. `length`: that of Content-Length. Raises UploadAborted, after
+    yielding what was received, when the client disconnects before the end of the body, or the body ends elsewhere than
+    Content-Length says: it is not complete then, whatever the layers below make of it.
     """
-    buffered = bytearray()
-    while True:
+    buffered, received, more = bytearray(), 0, True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             if buffered:
                 yield bytes(buffered)
-            raise UploadAborted
-        buffered += message.get("body", b"")
-        if len(buffered) >= BLOCK or not message.get("more_body", False):
+            raise UploadAborted("The connection closed before the upload was complete.")
+        body = message.get("body", b"")
+        received += len(body)
+        if length is not None and received > length:
+            raise UploadAborted(f"The body is longer than the {length} bytes that Content-Length announced.")
+        buffered += body
+        more = message.get("more_body", False)
+        if len(buffered) >= BLOCK or not more:
             yield bytes(buffered)
             buffered.clear()
-        if not message.get("more_body", False):
-            return
+    if length is not None and received < length:
+        raise UploadAborted(f"The body ended after {received} of the {length} bytes that Content-Length announced.")
 
 
 @contextmanager
