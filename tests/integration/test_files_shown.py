@@ -1,17 +1,19 @@
 """What a browser is told of a file: its type, its charset, and whether to show it; nothing of it runs in our origin."""
 
+import mimetypes
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from millstream_api.files.representations import restrictions
 from millstream_api.settings import ApiSettings
 from tests.integration.conftest import Stack
 from tests.integration.serving import files_here
 from tests.integration.web import web
 
-SHOWN = ["p.png", "p.jpg", "p.jpeg", "p.gif", "p.webp", "p.avif", "s.mp3", "s.wav", "v.mp4", "v.webm", "t.txt", "d.pdf",
-         "d.json"]  # fmt: skip
+SHOWN = ["p.png", "p.jpg", "p.jpeg", "p.gif", "p.webp", "p.avif", "s.mp3", "s.wav", "s.ogg", "s.flac", "s.m4a",
+         "v.mp4", "v.webm", "t.txt", "d.pdf", "d.json"]  # fmt: skip
 DOWNLOADED = ["x.html", "x.htm", "x.xhtml", "x.svg", "x.svgz", "x.xml", "x.js", "x.mjs", "x.css", "x.md", "x.csv",
               "x.zip", "x.bin", "x", "x.shtml", "x.xht", "x.mhtml", "x.swf", "x.wasm", "x.HTML", "x.Svg"]  # fmt: skip
 
@@ -38,6 +40,15 @@ async def test_a_browser_may_show_few_types_and_runs_nothing_of_any(stack: Stack
                 (await http.get(f"/files/{home.name}/{name}")).headers[n] for n in names
             ]
             assert followed.headers["x-accel-buffering"] == "no", "a proxy is not to hold it back"
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_what_is_shown_does_not_depend_on_the_system_s_table_of_types(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(mimetypes, "guess_type", mimetypes.MimeTypes(filenames=()).guess_type)
+    for written in (name, name.upper()):
+        assert restrictions(written)["Content-Disposition"].startswith("inline;")
 
 
 TYPES = {

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import PurePosixPath
 from urllib.parse import quote
 
 from millstream_api.files.conditions import State, Validators
@@ -19,6 +20,8 @@ INLINE = frozenset({
     "image/avif", "image/bmp", "image/gif", "image/jpeg", "image/png", "image/webp",
 })  # fmt: skip
 INLINE_KINDS = ("audio/", "video/")
+# Types that Python knows only where the system has a table of them.
+MORE_TYPES = {".webp": "image/webp", ".ogg": "audio/ogg", ".flac": "audio/flac", ".m4a": "audio/mp4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ def supersedes(sibling: os.stat_result, plain: os.stat_result) -> bool:
 
 def media_type(name: str) -> str:
     kind, compression = mimetypes.guess_type(name)
+    kind = kind or MORE_TYPES.get(PurePosixPath(name).suffix.lower())
     return "application/octet-stream" if kind is None or compression else kind
 
 
