@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
+MAX_ITEMS = 100  # of one header; parsing the thousands that a long one can hold would hold up other requests
+
 
 def weights(header: str | None) -> dict[str, float]:
-    """The weight of each item of the header, by its name in lower case (RFC 9110 §12.4.2); 0: not wanted."""
+    """The weight of each item of the header, by its name in lower case (RFC 9110 §12.4.2); 0: not wanted. Only the
+    first MAX_ITEMS count.
+    """
     found: dict[str, float] = {}
-    for item in (header or "").split(","):
+    for item in (header or "").split(",", MAX_ITEMS)[:MAX_ITEMS]:
         name, *parameters = [part.strip().lower() for part in item.split(";")]
         weight = 1.0
         for parameter in parameters:

@@ -276,4 +276,9 @@ FILES: list[Mutant] = [
         BENEATH, "islice(wanted, SORTED_RUN)", "wanted",
         "tests/unit/test_confined_fs.py::test_a_large_directory_is_sorted_run_by_run",
     ),
+    Mutant(
+        "F15", "of a long Accept or Accept-Encoding the first items count",
+        "api/millstream_api/negotiation.py", '.split(",", MAX_ITEMS)[:MAX_ITEMS]', '.split(",")',
+        "tests/unit/test_negotiation.py::test_of_a_long_header_the_first_items_count",
+    ),
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream_api.files.representations import accepted_codings
-from millstream_api.negotiation import most_wanted, weights
+from millstream_api.negotiation import MAX_ITEMS, most_wanted, weights
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,11 @@ from millstream_api.negotiation import most_wanted, weights
 )
 def test_each_item_has_its_weight(header: str | None, found: dict[str, float]) -> None:
     assert weights(header) == found
+
+
+def test_of_a_long_header_the_first_items_count() -> None:
+    names = [f"x{number}" for number in range(MAX_ITEMS)]
+    assert list(weights(",".join([*names, "gzip", *["y"] * 1000]))) == names
 
 
 @given(st.text())
