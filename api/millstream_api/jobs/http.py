@@ -66,7 +66,9 @@ async def one_submit(
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    """The request's body. Raises Problem payload_too_large as soon as it is known to be."""
+    """The request's body. Raises Problem: payload_too_large as soon as it is known to be, parse_error when the body
+    is not as long as Content-Length says.
+    """
     declared = request.headers.get("content-length", "")
     too_large = Problem("payload_too_large", f"The body is over the limit of {limit} bytes.")
     if declared.isdecimal() and int(declared) > limit:
@@ -79,6 +81,8 @@ async def _read(request: Request, limit: int) -> bytes:
                 raise too_large
     except ClientDisconnect:
         raise Problem("parse_error", "The connection closed before the whole body arrived.") from None
+    if declared.isdecimal() and len(body) != int(declared) and "transfer-encoding" not in request.headers:
+        raise Problem("parse_error", f"The body has {len(body)} bytes, Content-Length announced {declared}.")
     return bytes(body)
 
 
