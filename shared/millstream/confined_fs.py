@@ -140,7 +140,12 @@ class ServedDirectory:
 
     def walk(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
         """Each regular file whose path begins with `prefix`, in the order of the paths."""
-        yield from self._walk(self._fd, "", prefix)
+        # Opened anew: walks at the same time would share the place in a descriptor, and each miss what others read.
+        top = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            yield from self._walk(top, "", prefix)
+        finally:
+            os.close(top)
 
     def _walk(self, fd: int, base: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
         with os.scandir(fd) as found:

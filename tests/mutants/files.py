@@ -281,4 +281,9 @@ FILES: list[Mutant] = [
         "api/millstream_api/negotiation.py", '.split(",", MAX_ITEMS)[:MAX_ITEMS]', '.split(",")',
         "tests/unit/test_negotiation.py::test_of_a_long_header_the_first_items_count",
     ),
+    Mutant(
+        "B05", "listings at the same time each find everything",
+        BENEATH, "self._walk(top, ", "self._walk(self._fd, ",
+        "tests/unit/test_confined_fs.py::test_walks_at_the_same_time_each_find_everything",
+    ),
 ]  # fmt: skip

@@ -7,6 +7,8 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -245,6 +247,26 @@ def test_walking_finds_just_what_can_be_opened(directory: ServedDirectory) -> No
     assert [path for path, _ in directory.walk("deep/")] == ["deep/b", "deep/er/c"]
     assert [path for path, _ in directory.walk("deep/e")] == ["deep/er/c"]
     assert [path for path, _ in directory.walk("../")] == []
+
+
+def test_walks_at_the_same_time_each_find_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number:04}" for number in range(3000)]  # more than one call of the system gives
+    for name in names:
+        (tmp_path / name).touch()
+    directory, scan, inner = ServedDirectory(tmp_path), os.scandir, list[str]()
+
+    @contextmanager
+    def interrupted(fd: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+        monkeypatch.setattr(os, "scandir", scan)
+        with scan(fd) as found:
+            first = next(found)
+            inner.extend(path for path, _ in directory.walk(""))
+            yield chain([first], found)
+
+    monkeypatch.setattr(os, "scandir", interrupted)
+    outer = [path for path, _ in directory.walk("")]
+    directory.close()
+    assert (outer, inner) == (names, names)
 
 
 @pytest.mark.parametrize("prefix", ["", "n1", "n99"])
