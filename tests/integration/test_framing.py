@@ -129,6 +129,19 @@ async def test_what_two_servers_might_read_differently_is_refused_and_ends_the_c
     assert statuses(await said(stack.api, text.encode() + request("GET", "/healthz"))) == [status]
 
 
+@pytest.mark.parametrize("cut", range(1, 16))
+async def test_a_body_that_nobody_wants_may_be_cut_anywhere(stack: Stack, cut: int) -> None:
+    """Its end comes later: until then there is nothing to do for it, and for others there is."""
+    put = request("PUT", "/files/nobody", headers="If-Match: *\r\n", body=b"hello", chunked=True)
+    async with raw(stack.api) as (reader, writer):
+        writer.write(put[:-cut])
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 412 ")
+        assert statuses(await said(stack.api, request("GET", "/healthz"))) == [200]
+        writer.write(put[-cut:] + request("GET", "/healthz"))
+        writer.write_eof()
+        assert (await reader.read()).count(b"HTTP/1.1 200 ") == 1
+
+
 async def test_who_sends_on_after_a_refusal_hears_the_answer(stack: Stack) -> None:
     async with raw(stack.api) as (reader, writer):
         writer.write(b"PUT /files/f HTTP/1.1\r\nContent-Length: 8000000\r\n\r\n")

@@ -94,6 +94,8 @@ class Exchange:
                     break
                 if body or reader.body_complete:
                     self._body_read = reader.body_complete
+                    if reader.held and not self._body_read:
+                        await asyncio.sleep(0)  # many small chunks: others have their turn
                     return {"type": "http.request", "body": body, "more_body": not self._body_read}
             if connection.eof:
                 break

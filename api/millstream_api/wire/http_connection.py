@@ -122,7 +122,7 @@ class HttpConnection(asyncio.Protocol):
                 self._read_on()
             else:
                 self._exchange.came()
-            if self._exchange is not None and self.reader.held > READ_AHEAD:
+            if self.reader.held > READ_AHEAD:
                 self.pause_reading()
 
     def eof_received(self) -> bool:
@@ -163,9 +163,12 @@ class HttpConnection(asyncio.Protocol):
         for it, or end.
         """
         reader = self.reader
+        if self._exchange is not None or self._lingering:
+            return
         try:
-            while not reader.body_complete and reader.held:
-                self._discard(len(reader.read_body()))
+            if not reader.body_complete and self._skip_body():
+                self._loop.call_soon(self._read_on)  # others have their turn
+                return
             request = reader.next_request() if reader.body_complete else None
             if request is not None and request.handshake:
                 accept_value(request.headers)
@@ -181,6 +184,13 @@ class HttpConnection(asyncio.Protocol):
                 self._in_head = True
                 self.deadline = monotonic() + self.limits.head_s
             self.resume_reading()
+
+    def _skip_body(self) -> bool:
+        """Read a part of the body, and drop it. Returns whether there may be more to read at once."""
+        held = self.reader.held
+        self.reader.read_body()
+        self._discard(held - self.reader.held)
+        return 0 < self.reader.held < held and not self.reader.body_complete
 
     def _begin(self, request: Request) -> None:
         if detail := self._population.refusal(self, request):
