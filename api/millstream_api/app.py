@@ -71,7 +71,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         sockets = Sockets(commands)
         app.state.commands = commands
         app.state.background = background
-        app.state.sources = Sources(commands, sockets, app.state.traffic, background)
+        app.state.sources = Sources(commands, sockets, app.state.traffic, app.state.population, background)
         app.state.sockets = sockets
 
         async def drain() -> None:

@@ -20,6 +20,7 @@ from millstream.protocol.errors import Problem
 from millstream_api.files.sending import Traffic
 from millstream_api.jobs.commands import Commands, Fleet
 from millstream_api.jobs.websocket import Sockets
+from millstream_api.wire.population import Population
 
 STORE_S = 2  # how long the store may take to tell of the fleet
 Values = float | Mapping[Any, float]  # one value, or one by label (a tuple: by labels)
@@ -32,6 +33,7 @@ class Sources:
     commands: Commands
     sockets: Sockets
     traffic: Traffic
+    population: Population
     background: Background
 
 
@@ -64,6 +66,8 @@ class _Read(Collector):
 def _of_this_process(sources: Sources) -> Iterator[Metric]:
     commands, traffic = sources.commands, sources.traffic
     relay = commands.relay
+    yield _gauge("connections", "Connections of HTTP and WebSocket clients that are open.", len(sources.population))
+    yield _counter("connections_refused", "Connections beyond a limit.", sources.population.refused)
     yield _gauge("sockets", "WebSockets that are open.", sources.sockets.count(), "protocol")
     yield _counter("submissions", "Jobs submitted here, by what came of it.", commands.submissions, "outcome")
     yield _gauge("followed_jobs", "Jobs that have a follower in this process.", len(relay.hub.followers))

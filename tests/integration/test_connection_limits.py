@@ -10,8 +10,9 @@ import pytest_asyncio
 
 from tests.integration.conftest import Stack
 from tests.integration.test_framing import HANDSHAKE, request, statuses
-from tests.integration.web import raw, web
+from tests.integration.web import memory, raw, web
 from tests.processes import Process, Processes, until
+from tests.unit.test_frames import of_client
 
 MIB = 1024 * 1024
 
@@ -83,6 +84,69 @@ async def test_more_headers_than_the_limit_are_refused(hasty: Process) -> None:
     async with raw(hasty) as (reader, writer):
         writer.write(request("GET", "/healthz", headers="X: x\r\n" * 20))
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 431 ")
+
+
+# How much.
+
+
+def endless(begin: bytes, piece: bytes) -> tuple[bytes, bytes]:
+    """What is said first, and what is said again and again until the server has had enough, or 20 MB are sent."""
+    return begin, piece * (100_000 // len(piece))
+
+
+PUT = b"PUT /files/endless HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = PUT + b"Transfer-Encoding: chunked\r\n\r\n"
+AMPLIFIED = {
+    "trailers": endless(CHUNKED + b"0\r\n", b"Authorization: Bearer x\r\n"),
+    "one trailer": endless(CHUNKED + b"0\r\nA: ", b"x"),
+    "extensions of a chunk": endless(CHUNKED + b"5;", b"x"),
+    "headers": endless(PUT, b"A: b\r\n"),
+    "a target": endless(b"GET /", b"x"),
+    "blank lines": endless(b"", b"\r\n"),
+    "requests ahead": endless(request("GET", "/async_route?delay=20"), request("GET", "/healthz")),
+    "requests whose answers are not read": endless(b"", request("GET", "/openapi.json")),
+    "a body that nobody wants": endless(PUT + b"If-Match: *\r\nContent-Length: 100000000\r\n\r\n", b"x"),
+    "chunks that nobody wants": endless(PUT + b"If-Match: *\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "a message": endless(request("GET", "/ws", headers=HANDSHAKE) + b"\x81\xff\x00\x00\x00\x00\x10\x00\x00\x00", b"x"),
+    "empty fragments": endless(
+        request("GET", "/ws", headers=HANDSHAKE) + of_client(1, b"", final=False), of_client(0, b"", final=False)
+    ),
+    "small fragments": endless(
+        request("GET", "/ws", headers=HANDSHAKE) + of_client(1, b"", final=False), of_client(0, b"x", final=False)
+    ),
+    "pongs": endless(request("GET", "/ws", headers=HANDSHAKE), of_client(10, b"")),
+}
+
+
+@pytest.mark.parametrize(("begin", "piece"), AMPLIFIED.values(), ids=AMPLIFIED)
+async def test_who_sends_without_end_costs_little_memory_and_holds_nobody_up(
+    stack: Stack, begin: bytes, piece: bytes
+) -> None:
+    before, answered = memory(stack.api), 0
+    async with raw(stack.api) as (_, writer), web(stack.api) as http:
+        with suppress(ConnectionError, TimeoutError):
+            writer.write(begin)
+            for sent in range(200):
+                writer.write(piece)
+                async with asyncio.timeout(1):  # it reads no further
+                    await writer.drain()
+                if sent % 20 == 0:
+                    answered += (await http.get("/healthz")).status_code == 200
+        assert answered
+        assert (await http.get("/healthz")).status_code == 200
+        writer.transport.abort()
+        assert memory(stack.api) - before < 24 * MIB
+
+
+async def test_a_large_upload_in_the_smallest_chunks_arrives(stack: Stack, home: Path) -> None:
+    """And others have their turn, though each packet has thousands."""
+    async with raw(stack.api) as (reader, writer), web(stack.api) as http:
+        writer.write(b"PUT /files/%b/f HTTP/1.1\r\nHost: localhost\r\n" % home.name.encode())
+        writer.write(b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 500_000)
+        assert (await http.get("/healthz")).status_code == 200
+        writer.write(b"0\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 201 ")
+    assert (home / "f").read_bytes() == b"x" * 500_000
 
 
 # How many.

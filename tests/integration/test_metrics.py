@@ -48,6 +48,8 @@ async def test_what_happens_is_counted(api: Process, stack: Stack) -> None:
             assert (await client.call("job.submit", analysis="process", params={"text": "y"}, key="once"))["duplicate"]
             during = await figures(http)
         assert during["millstream_sockets", "plain"] == during["millstream_sockets", "millstream.v1"] == 1
+        assert during["millstream_connections",] >= before["millstream_connections",] + 2
+        assert during["millstream_connections_refused_total",] == 0
         submissions = {key[1]: value for key, value in during.items() if key[0] == "millstream_submissions_total"}
         assert submissions == {"accepted": 3, "unknown_analysis": 1, "duplicate": 1}
         assert during["millstream_events_relayed_total",] >= 3

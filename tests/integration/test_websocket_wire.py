@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -15,8 +14,8 @@ from millstream_api.wire.http_connection import Limits
 from tests.integration.conftest import Stack
 from tests.integration.serving import port, serving
 from tests.integration.test_framing import HANDSHAKE, request
-from tests.integration.web import raw
-from tests.processes import Process, until
+from tests.integration.web import memory, raw
+from tests.processes import until
 from tests.unit.test_frames import of_client
 
 MIB = 1024 * 1024
@@ -140,7 +139,7 @@ async def test_what_breaks_the_protocol_closes_with_its_code_also_twice_in_one_p
 
 async def test_of_many_pings_the_last_is_answered_and_none_while_the_client_reads_nothing(stack: Stack) -> None:
     pings = b"".join(of_client(9, b"%08d" % n) for n in range(200_000))
-    before = rss(stack.api)
+    before = memory(stack.api)
     async with raw(stack.api) as (reader, writer):
         writer.write(request("GET", "/ws", headers=HANDSHAKE))
         await reader.readuntil(b"\r\n\r\n")
@@ -150,12 +149,12 @@ async def test_of_many_pings_the_last_is_answered_and_none_while_the_client_read
             seen += await reader.read(MIB)
     assert b"%08d" % 199_999 in seen
     assert seen.count(b"\x8a\x08") < 20_000, "one for all that came together"
-    assert rss(stack.api) - before < 16 * MIB
+    assert memory(stack.api) - before < 16 * MIB
 
 
 async def test_a_client_that_reads_nothing_and_pings_fills_no_memory(stack: Stack) -> None:
     ping = b"".join(of_client(9, bytes(125)) for _ in range(1000))
-    before = rss(stack.api)
+    before = memory(stack.api)
     async with raw(stack.api) as (reader, writer):
         writer.write(request("GET", "/ws", headers=HANDSHAKE))
         await reader.readuntil(b"\r\n\r\n")
@@ -163,7 +162,7 @@ async def test_a_client_that_reads_nothing_and_pings_fills_no_memory(stack: Stac
         for _ in range(400):  # 52 MB
             writer.write(ping)
             await writer.drain()
-    assert rss(stack.api) - before < 16 * MIB
+    assert memory(stack.api) - before < 16 * MIB
 
 
 async def test_a_listener_that_pauses_is_told_nothing_and_no_more_is_read() -> None:
@@ -190,7 +189,3 @@ async def test_a_listener_that_pauses_is_told_nothing_and_no_more_is_read() -> N
 def _resume(listener: Echo) -> None:
     loop: asyncio.AbstractEventLoop = listener.wire._loop  # type: ignore[attr-defined]
     loop.call_soon_threadsafe(listener.wire.resume)
-
-
-def rss(api: Process) -> int:
-    return int(Path(f"/proc/{api.pid}/statm").read_text().split()[1]) * 4096

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ async def raw(api: Process) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+
+def memory(process: Process) -> int:
+    """Resident bytes."""
+    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def everything(home: Path) -> list[str]:

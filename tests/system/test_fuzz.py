@@ -12,9 +12,9 @@ import time
 from contextlib import suppress
 
 from tests.integration.test_framing import H2C, HANDSHAKE, request
+from tests.integration.web import memory
 from tests.processes import Process, Processes
 from tests.system.stack import start
-from tests.system.test_idle_connections import memory
 from tests.system.witness import witness
 from tests.unit.test_frames import of_client
 
@@ -41,7 +41,7 @@ CORPUS = [
     request("GET", "/jobs/x/events?after=1-1", headers="Last-Event-ID: 1-1\r\n"),
     request("POST", "/uploads", headers=TUS + "Upload-Length: 5\r\nUpload-Metadata: path Zg==\r\n"),
     request("PATCH", "/uploads/x", headers=TUS + "Upload-Offset: 0\r\nUpload-Checksum: sha1 eA==\r\n", body=b"hi"),
-    b"PUT /files/f HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n",
+    b"PUT /files/f HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n",
     b"GET http://localhost/healthz HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\r\n",
     b"GET /healthz HTTP/1.0\r\n\r\n",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from tests.integration.test_framing import HANDSHAKE, request
+from tests.integration.web import memory
 from tests.processes import Process, Processes, until
 from tests.system.stack import start
 from tests.system.witness import witness
@@ -40,10 +41,6 @@ class Idle:
 
     def leave(self) -> None:
         self._writer.transport.abort()
-
-
-def memory(api: Process) -> int:
-    return int(Path(f"/proc/{api.pid}/statm").read_text().split()[1]) * 4096
 
 
 async def test_connections_that_do_nothing_are_closed_in_time_and_jobs_go_on_beside_them(processes: Processes) -> None:

@@ -1,5 +1,6 @@
 """Settings: every one can be given by its variable, is listed by --help, and is named when it is wrong."""
 
+import resource
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ from pydantic.fields import FieldInfo
 from millstream.settings import Settings, explain, settings_table
 from millstream.store.limits import Limits
 from millstream.store.scripts import load_scripts
+from millstream_api.app import connections_possible
 from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
 
@@ -114,3 +116,14 @@ def test_every_limit_of_the_store_is_a_setting_and_an_argument_of_the_scripts_th
         assert argument in taken
         changed = WorkerSettings(**{name: getattr(Limits(), name) + 1}).arguments()
         assert {key for key in arguments if arguments[key] != changed[key]} == {argument}
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "possible"),
+    [(1024, 384), (20_000, 9872), (1_000_000, 25_000), (resource.RLIM_INFINITY, 25_000), (100, 1)],
+)
+def test_no_more_connections_are_taken_than_there_are_descriptors_for(
+    monkeypatch: pytest.MonkeyPatch, descriptors: int, possible: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
+    assert connections_possible(25_000) == possible

@@ -17,6 +17,7 @@ from http import HTTPStatus
 Headers = list[tuple[bytes, bytes]]
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 §5.6.2
+_BLANK_LINES = re.compile(rb"(?:\r\n)*+")
 _TOKEN_BYTE = re.compile(TOKEN)
 _HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~%]*)(?::[0-9]*)?"  # RFC 3986 §3.2.2, without what no name of a host has
 _REQUEST_LINE = re.compile(rb"(%b{1,40}) ([!-~]+) HTTP/([0-9])\.([0-9])" % TOKEN)
@@ -98,8 +99,8 @@ class RequestReader:
         """The next request, or None where its head has not come in full. Raises Refused."""
         assert self.body_complete
         data = self._data
-        while data.startswith(b"\r\n"):  # RFC 9112 §2.2
-            del data[:2]
+        if data.startswith(b"\r\n"):  # RFC 9112 §2.2
+            del data[: _BLANK_LINES.match(data).end()]  # type: ignore[union-attr]  # it matches anything
             self._searched = 0
         if data and not _TOKEN_BYTE.match(data) and data != b"\r":
             raise _malformed("it does not begin with a method")  # said at once: a client of another protocol waits

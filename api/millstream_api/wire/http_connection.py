@@ -234,6 +234,7 @@ class HttpConnection(asyncio.Protocol):
     def linger(self) -> None:
         """Close, but read on for a little: else the system throws away the answer that the client has not read."""
         self._lingering = True
+        self.reader.take_rest()
         self.flush()
         if self.eof or self.is_closing() or not self.transport.can_write_eof():
             self.transport.close()
