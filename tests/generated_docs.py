@@ -7,7 +7,6 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,12 +17,13 @@ from pydantic import BaseModel
 from millstream.command import main
 from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES
 from millstream.protocol.event_types import EVENT_TYPES
-from millstream.protocol.jobs import TRANSITIONS, Snapshot, Status
+from millstream.protocol.jobs import TRANSITIONS, Status
 from millstream.settings import Settings, shown_default
 from millstream.store import keys
 from millstream.store.scripts import load_scripts
 from millstream_api.__main__ import api
 from millstream_api.jobs.methods import METHODS
+from millstream_api.jobs.schemas import Snapshot
 from millstream_api.settings import ApiSettings
 from millstream_worker.__main__ import worker
 from millstream_worker.settings import WorkerSettings
@@ -75,7 +75,7 @@ def result(shape: Any) -> str:
     if get_origin(shape) is list:
         return f"a list of {members(get_args(shape)[0])}"
     if issubclass(shape, Snapshot):
-        more = [f"`{field.name}`" for field in fields(shape) if field.name not in Snapshot.__dataclass_fields__]
+        more = [f"`{name}`" for name in shape.model_fields if name not in Snapshot.model_fields]
         return " and ".join(["the snapshot", *more])
     return members(shape)
 

@@ -309,5 +309,5 @@ async def test_a_stock_worker_and_ours_leave_each_others_running_jobs_alone(
         assert worker.jobs_failed == 0
     assert sorted(runs) == ["job 0", "job 1", "job 2"]
     assert await types(store, job.id) == ["queued", "started", "log", "succeeded"]
-    assert (await snapshot(store, job.id)).result == "ours"
+    assert (await snapshot(store, job.id)).result == b'"ours"'
     await store.close()

@@ -230,9 +230,9 @@ async def test_the_snapshot_tells_the_result_or_the_error(store: Store) -> None:
     await store.finish(good, "succeeded", b'{"result":{"a":[1]},"elapsed_s":0.5}')
     await store.finish(bad, "failed", b'{"error":{"code":"timeout","message":"slow"}}')
     found = await snapshot(store, good.id)
-    assert (found.status, found.result, found.error) == ("succeeded", {"a": [1]}, None)
+    assert (found.status, found.result, found.error) == ("succeeded", b'{"a":[1]}', b"null")
     found = await snapshot(store, bad.id)
-    assert (found.status, found.result, found.error) == ("failed", None, {"code": "timeout", "message": "slow"})
+    assert (found.status, found.result, found.error) == ("failed", b"null", b'{"code":"timeout","message":"slow"}')
 
 
 async def test_a_page_of_an_owners_jobs_is_bounded_by_its_bytes_give_or_take_one_job(store: Store) -> None:

@@ -181,7 +181,7 @@ async def test_a_job_whose_last_attempt_is_lost_fails_without_any_worker_asking_
 
     await until(ended, what="the end")
     found = await snapshot(store, job.id)
-    assert (found.status, found.error["code"]) == ("failed", "attempts_exhausted")
+    assert (found.status, json.loads(found.error)["code"]) == ("failed", "attempts_exhausted")
     assert await types(store, job.id) == ["queued", "started", "failed"]
 
 
@@ -245,7 +245,7 @@ async def test_a_job_that_waited_longer_than_it_may_live_ends_as_expired(store: 
     await until(gone, what="the end of its life")
     assert await claim(store) == []
     found = await snapshot(store, job.id)
-    assert (found.status, found.error["code"]) == ("failed", "expired")
+    assert (found.status, json.loads(found.error)["code"]) == ("failed", "expired")
     assert await client.zcard(keys.QUEUE) == 0
     await short.close()
 

@@ -18,7 +18,7 @@ def a_page(events: list[Event], *, gap: bool = False, more: bool = False, ended:
     """A page of a log; `last` is the seq of the last event that the job has had."""
     status = Status.SUCCEEDED if ended else Status.RUNNING
     cursor = str(an_event(last).cursor) if last else "0-0"
-    snapshot = Snapshot(JOB, "a", status, 1, 3, None, "default", "", None, None, cursor, None, None, None)
+    snapshot = Snapshot(JOB, "a", status, 1, 3, None, "default", "", None, None, cursor)
     return Page(gap, more, snapshot, events)
 
 

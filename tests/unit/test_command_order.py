@@ -181,7 +181,7 @@ def test_whatever_is_asked_only_what_is_about_the_same_waits_and_nothing_is_left
     while running:
         running.rotate(chance.randrange(len(running)))
         done.append(running.popleft())
-        session.answer(done[-1], {})
+        session.answer(done[-1], b"{}")
         if following := session.next_in_turn(done[-1]):
             running.append(following)
     assert sorted(cast(int, command.id) for command in done) == list(range(len(calls)))

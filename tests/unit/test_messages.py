@@ -152,7 +152,7 @@ def test_an_explicit_null_id_is_answered() -> None:
 def test_an_id_comes_back_as_it_was_sent(id: Any) -> None:
     call = only(parse(json.dumps({"jsonrpc": "2.0", "method": "ping", "id": id}), PARAMS))
     assert isinstance(call, Call)
-    reply = json.loads(encode_result(call.id, {}))
+    reply = json.loads(encode_result(call.id, b"{}"))
     assert reply == {"jsonrpc": "2.0", "result": {}, "id": id}
     assert type(reply["id"]) is type(id)
 
@@ -271,7 +271,7 @@ def test_an_error_carries_the_problem_that_http_would_send() -> None:
 
 
 def test_a_notification_has_no_id() -> None:
-    assert json.loads(encode_notification("server.drain", {"reconnect_after_ms": 5})) == {
+    assert json.loads(encode_notification("server.drain", b'{"reconnect_after_ms":5}')) == {
         "jsonrpc": "2.0", "method": "server.drain", "params": {"reconnect_after_ms": 5}
     }  # fmt: skip
 

@@ -44,7 +44,7 @@ class Client:
             follower.ask()
             ended = self.ends.get(follower.job)
             status = Status.SUCCEEDED if ended else Status.RUNNING
-            snapshot = Snapshot("", "a", status, 1, 3, None, "default", "", None, None, "0-0", None, None, None)
+            snapshot = Snapshot("", "a", status, 1, 3, None, "default", "", None, None, "0-0")
             follower.read(Page(False, False, snapshot, [ended] if ended else []))
             self.session.log_read(follower)
         return follower
@@ -224,6 +224,6 @@ def test_an_end_that_the_store_has_lost_is_an_error_in_its_place() -> None:
     client.accept(second)
     client.end(second.job)
     follower.fall_behind()
-    snapshot = Snapshot("", "a", Status.SUCCEEDED, 1, 3, None, "default", "", None, None, "3-3", None, None, None)
+    snapshot = Snapshot("", "a", Status.SUCCEEDED, 1, 3, None, "default", "", None, None, "3-3")
     follower.read(Page(False, False, snapshot, []))
     assert client.frames() == ["Error: The store has lost the job, or its end.", "done"]

@@ -114,7 +114,7 @@ def test_the_answer_to_an_attach_says_from_where_events_follow(
 ) -> None:
     client.session.attached(client.attaching("j", after=after), a_page([], gap=gap, last=1))
     (answer,) = client.answered
-    assert answer["result"] == {**a_page([], last=1).snapshot.as_dict(), "replay_from": begin}
+    assert answer["result"] == {**json.loads(a_page([], last=1).snapshot.as_json()), "replay_from": begin}
 
 
 def test_a_duplicate_submit_follows_the_job_that_it_is_from_its_log(client: Client) -> None:

@@ -17,6 +17,7 @@ from millstream.authoring.analysis import Analysis
 from millstream.backoff import backoff_s
 from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import StoreUnavailable
+from millstream.protocol.events import succeeded
 from millstream.store.store import Claimed, LeaseLost, Store
 from millstream_worker.body import BadBody, Body, arq_result, read_body
 from millstream_worker.context import AttemptContext
@@ -142,7 +143,7 @@ class Attempt:
         await self._events.flush()
         outcome = self._judge(outcome)
         if isinstance(outcome, Succeeded):
-            data = b'{"result":%b,"elapsed_s":%.6f}' % (outcome.result, time.monotonic() - self._began)
+            data = succeeded(outcome.result, time.monotonic() - self._began)
             await self._finish("succeeded", data, self._arq_result(True, outcome.result))
             return "succeeded"
         if outcome.traceback:

@@ -4,7 +4,7 @@ import asyncio
 import math
 import re
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import BeforeValidator, ValidationError
@@ -15,10 +15,11 @@ from starlette.responses import Response
 from millstream.apikeys import Principal
 from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES, Problem
 from millstream.protocol.fleet import AnalysisInfo, Heartbeat, QueueStats
-from millstream.protocol.jobs import Snapshot, Status
+from millstream.protocol.jobs import Status
 from millstream.protocol.messages import Attach, Cancel, Events, Submit, invalid_params
 from millstream.store.store import Submitted
 from millstream_api.jobs.commands import Commands
+from millstream_api.jobs.schemas import Snapshot
 from millstream_api.jobs.streams import JSON_LINES, SSE, Format, Stream, StreamResponse
 from millstream_api.negotiation import most_wanted
 from millstream_api.problems import problems
@@ -146,7 +147,7 @@ async def submit(
     if wait_s <= 0:
         submitted = await commands.submit(who, body, commands.stores.new_job_id(body), follow=False)
         snapshot = await commands.snapshot(submitted.job)
-        return _json(snapshot.as_dict(), 202, _submitted_headers(commands, submitted))
+        return _json(snapshot.as_json(), 202, _submitted_headers(commands, submitted))
     who.require("read")
     stream = Stream(commands)
     submitted = await stream.submit(who, body.model_copy(update={"events": "terminal"}))
@@ -161,7 +162,7 @@ async def submit(
         await stream.close(left=left)
     snapshot = await commands.snapshot(submitted.job)
     headers = {**_submitted_headers(commands, submitted), "Preference-Applied": f"wait={math.floor(wait_s)}"}
-    return _json(snapshot.as_dict(), 200 if snapshot.terminal else 202, headers)
+    return _json(snapshot.as_json(), 200 if snapshot.terminal else 202, headers)
 
 
 @router.get("/jobs", response_model=list[Snapshot], responses=problems(*GENERAL, "invalid_params"))
@@ -180,13 +181,13 @@ async def jobs(
     if found:
         following = request.url.include_query_params(before=found[-1].job)
         headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
-    return _json([snapshot.as_dict() for snapshot in found], 200, headers)
+    return _json(b"[%b]" % b",".join(snapshot.as_json() for snapshot in found), 200, headers)
 
 
 @router.get("/jobs/{job}", response_model=Snapshot, responses=problems(*GENERAL, "job_not_found", "invalid_params"))
 async def job(who: Who, commands: Do, job: JobPath) -> Response:
     """The current state of a job."""
-    return _json((await commands.get(who, job)).as_dict())
+    return _json((await commands.get(who, job)).as_json())
 
 
 @router.delete(
@@ -199,7 +200,7 @@ async def cancel(
     who: Who, commands: Do, job: JobPath, reason: Annotated[str | None, Query(max_length=1000)] = None
 ) -> Response:
     """Cancel a job, queued or running. Cancelling one that has ended is no error."""
-    return _json((await commands.cancel(who, Cancel(job=job, reason=reason))).as_dict(), 202)
+    return _json((await commands.cancel(who, Cancel(job=job, reason=reason))).as_json(), 202)
 
 
 @router.get(
@@ -247,7 +248,7 @@ async def result(who: Who, commands: Do, job: JobPath) -> Response:
     if snapshot.status is Status.SUCCEEDED:
         return _json(snapshot.result)
     status = snapshot.status
-    error = snapshot.error or {"code": status, "message": f"The job was {status}; its last event says why."}
+    error = from_json(snapshot.error) or {"code": status, "message": f"The job was {status}; its last event says why."}
     code = error["code"] if error["code"] in (*JOB_FAILURES, "invalid_params") else "analysis_error"
     raise Problem(code, error["message"], error.get("errors", []))
 
@@ -255,7 +256,7 @@ async def result(who: Who, commands: Do, job: JobPath) -> Response:
 @router.get("/analyses", response_model=list[AnalysisInfo], responses=problems(*GENERAL))
 async def analyses(_: Who, commands: Do) -> Response:
     """List the available analyses."""
-    return _json(await commands.analyses())
+    return _json(to_json(await commands.analyses()))
 
 
 @router.get(
@@ -266,25 +267,25 @@ async def analyses(_: Who, commands: Do) -> Response:
 async def analysis(_: Who, commands: Do, name: str) -> Response:
     """One analysis, with the JSON Schemas of its parameters and result."""
     await commands.analyses()
-    return _json(commands.catalog.find(name).as_dict())
+    return _json(to_json(commands.catalog.find(name).as_dict()))
 
 
 @router.get("/workers", response_model=list[Heartbeat], responses=problems(*GENERAL))
 async def workers(who: Who, commands: Do) -> Response:
     """The live workers, by their last heartbeat."""
     who.require("admin")
-    return _json((await commands.fleet()).workers)
+    return _json(to_json((await commands.fleet()).workers))
 
 
 @router.get("/queues", response_model=list[QueueStats], responses=problems(*GENERAL))
 async def queues(who: Who, commands: Do) -> Response:
     """Queue statistics: waiting, running and delayed jobs of each queue."""
     who.require("admin")
-    return _json((await commands.fleet()).queues)
+    return _json(to_json((await commands.fleet()).queues))
 
 
-def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(to_json(content), status, headers, media_type="application/json")
+def _json(content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(content, status, headers, media_type="application/json")
 
 
 def _submitted_headers(commands: Commands, submitted: Submitted) -> dict[str, str]:

@@ -10,14 +10,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import to_json
+
 from millstream.apikeys import Principal
 from millstream.protocol.errors import Problem
 from millstream.protocol.fleet import AnalysisInfo
-from millstream.protocol.jobs import Snapshot
 from millstream.protocol.messages import Attach, Cancel, JobOnly, Methods, Nothing, Params, Submit
 from millstream.store.store import Submitted
 from millstream_api.jobs.commands import Commands
-from millstream_api.jobs.schemas import Attached, Empty, SubmitResult
+from millstream_api.jobs.schemas import Attached, Empty, Snapshot, SubmitResult
 from millstream_api.jobs.session import Command, Session
 
 
@@ -69,20 +70,20 @@ async def detach(caller: Caller, command: Command) -> None:
 
 async def cancel(caller: Caller, command: Command) -> None:
     snapshot = await caller.commands.cancel(caller.who, command.params)
-    caller.session.answer(command, snapshot.as_dict())
+    caller.session.answer(command, snapshot.as_json())
 
 
 async def get(caller: Caller, command: Command) -> None:
     snapshot = await caller.commands.get(caller.who, command.params.job)
-    caller.session.answer(command, snapshot.as_dict())
+    caller.session.answer(command, snapshot.as_json())
 
 
 async def analyses(caller: Caller, command: Command) -> None:
-    caller.session.answer(command, await caller.commands.analyses())
+    caller.session.answer(command, to_json(await caller.commands.analyses()))
 
 
 async def ping(caller: Caller, command: Command) -> None:
-    caller.session.answer(command, {})
+    caller.session.answer(command, b"{}")
 
 
 _TABLE = (

@@ -6,10 +6,10 @@ read from the log when there is room again.
 
 from collections.abc import Callable
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from millstream.protocol.errors import Problem
-from millstream.protocol.events import Event
+from millstream.protocol.events import Event, result_in
 from millstream.protocol.jobs import Snapshot
 from millstream.protocol.messages import Submit
 from millstream_api.jobs.hub import Follower, Hub, State
@@ -125,11 +125,11 @@ class PlainSession(Session):
 
 def plain_answer(event: Event) -> str:
     """The one frame that tells how a job ended."""
+    if event.type == "succeeded":
+        result = result_in(event.data)
+        return str(from_json(result)) if result.startswith(b'"') else result.decode()
     data = from_json(event.data)
     match event.type:
-        case "succeeded":
-            result = data["result"]
-            return result if isinstance(result, str) else to_json(result).decode()
         case "failed":
             return f"Error: {data['error']['message']}"
         case _:

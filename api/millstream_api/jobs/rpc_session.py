@@ -6,7 +6,9 @@ room is read from the log when there is room again.
 
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic_core import to_json
 
 from millstream.protocol.errors import Problem
 from millstream.protocol.events import START, Cursor, Event
@@ -20,6 +22,7 @@ from millstream.protocol.messages import (
     encode_event,
     encode_notification,
     encode_result,
+    gap_as_json,
     parse,
 )
 from millstream_api.jobs.hub import Follower, Hub, State
@@ -131,13 +134,16 @@ class RpcSession(Session):
             "cursor": str(submitted.cursor),
             "duplicate": submitted.duplicate,
         }
-        self._settle(command, encode_result(command.id, result), (follower, submitted.cursor, submitted.duplicate))
+        self._settle(
+            command, encode_result(command.id, to_json(result)), (follower, submitted.cursor, submitted.duplicate)
+        )
 
     def _begin_attached(self, command: Command, page: Page, follower: Follower, after: Cursor) -> None:
-        result = {**page.snapshot.as_dict(), "replay_from": str(START if page.gap else after)}
+        begin = to_json(str(START if page.gap else after))
+        result = b'%b,"replay_from":%b}' % (page.snapshot.as_json()[:-1], begin)
         self._settle(command, encode_result(command.id, result), (follower, after, True))
 
-    def answer(self, command: Command, result: Any) -> None:
+    def answer(self, command: Command, result: bytes) -> None:
         self._settle(command, encode_result(command.id, result), None)
 
     def refuse(self, command: Command, problem: Problem) -> None:
@@ -179,12 +185,7 @@ class RpcSession(Session):
         return True
 
     def gap(self, follower: Follower, snapshot: Snapshot | None, replay_from: str) -> None:
-        params = {
-            "job": follower.job,
-            "after": str(follower.cursor),
-            "snapshot": snapshot.as_dict() if snapshot else None,
-            "replay_from": replay_from,
-        }
+        params = gap_as_json(follower.job, str(follower.cursor), snapshot, replay_from)
         self._send(encode_notification("job.gap", params))
         if snapshot is None:
             self._release(follower)
@@ -219,4 +220,4 @@ class RpcSession(Session):
         return None
 
     def drain(self, reconnect_after_ms: int) -> None:
-        self._send(encode_notification("server.drain", {"reconnect_after_ms": reconnect_after_ms}))
+        self._send(encode_notification("server.drain", b'{"reconnect_after_ms":%d}' % reconnect_after_ms))

@@ -2,13 +2,12 @@
 is really sent to them.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from millstream.protocol.event_types import EVENT_TYPES, Json
-from millstream.protocol.jobs import Snapshot
+from millstream.protocol.jobs import Status
 
 
 class Shape(BaseModel):
@@ -34,6 +33,25 @@ class TrafficInfo(Shape):
     streams: int = Field(description="streams since the start")
     bytes_sent: int
     bytes_per_s: int = Field(description="the rate of about the last ten seconds")
+
+
+class Snapshot(Shape):
+    """A job as it stands. Times are RFC 3339 (UTC, milliseconds); what is absent is null."""
+
+    job: str
+    analysis: str
+    status: Status
+    attempt: int
+    max_attempts: int
+    owner: str | None
+    queue: str
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    cursor: str
+    progress: Json
+    result: Json
+    error: Json
 
 
 class JobEvent(Shape):
@@ -74,7 +92,6 @@ class Empty(Shape):
     pass
 
 
-@dataclass(frozen=True, slots=True)
 class Attached(Snapshot):
     """The snapshot, and where the events that follow begin."""
 

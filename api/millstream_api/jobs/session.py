@@ -120,10 +120,10 @@ class Session(Reader):
         if follower := self.followers.get(command.params.job):
             self._release(follower)
             self._hub.drop(follower)
-        self.answer(command, {})
+        self.answer(command, b"{}")
 
-    def answer(self, command: Command, result: Any) -> None:
-        """Say what a command came to, where there are answers to commands."""
+    def answer(self, command: Command, result: bytes) -> None:
+        """Say what a command came to, as JSON, where there are answers to commands."""
 
     def refuse(self, command: Command, problem: Problem) -> None:
         """Say why a command is not carried out, where there are answers to commands."""

@@ -1,11 +1,12 @@
 """What one HTTP stream has to write: the events of one job, all from its first or from a cursor on. No I/O."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from millstream.protocol.events import START, Cursor, Event
 from millstream.protocol.jobs import Snapshot
+from millstream.protocol.messages import gap_as_json
 from millstream_api.jobs.hub import Follower, Hub
 from millstream_api.jobs.session import Bounds, Command, Session
 
@@ -22,8 +23,8 @@ class Gap:
     snapshot: Snapshot | None
     replay_from: str
 
-    def as_dict(self) -> dict[str, Any]:
-        return {"type": "gap", **asdict(self)}
+    def as_json(self) -> bytes:
+        return b'{"type":"gap",%b' % gap_as_json(self.job, self.after, self.snapshot, self.replay_from)[1:]
 
 
 class StreamSession(Session):

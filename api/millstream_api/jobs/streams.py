@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from fastapi.sse import format_sse_event
-from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -43,7 +42,7 @@ def _sse_event(event: Event) -> bytes:
 
 
 def _sse_gap(gap: Gap) -> bytes:
-    return format_sse_event(data_str=to_json(gap.as_dict()).decode(), event="gap", id=gap.replay_from)
+    return format_sse_event(data_str=gap.as_json().decode(), event="gap", id=gap.replay_from)
 
 
 SSE = Format(
@@ -52,7 +51,7 @@ SSE = Format(
 JSON_LINES = Format(
     "application/jsonl",
     lambda event: event.as_json().encode() + b"\n",
-    lambda gap: to_json(gap.as_dict()) + b"\n",
+    lambda gap: gap.as_json() + b"\n",
     b"",
     lambda _: b"",
 )

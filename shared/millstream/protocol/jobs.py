@@ -1,13 +1,13 @@
 """What a job is, and which way its status may go. No I/O."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from millstream.protocol.event_types import TERMINAL_TYPES
-from millstream.protocol.events import Cursor, Event, rfc3339
+from millstream.protocol.events import Cursor, Event, result_in, rfc3339
 
 Priority = Literal["high", "default", "low"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)  # the most urgent first
@@ -35,7 +35,10 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A job as it stands. Times are RFC 3339 (UTC, milliseconds); what is absent is None."""
+    """A job as it stands. Times are RFC 3339 (UTC, milliseconds); what is absent is None.
+
+    `progress`, `result` and `error` are JSON as the store holds it, which is passed on without being read.
+    """
 
     job: str
     analysis: str
@@ -48,16 +51,21 @@ class Snapshot:
     started_at: str | None
     finished_at: str | None
     cursor: str
-    progress: Any
-    result: Any
-    error: Any
+    progress: bytes = b"null"
+    result: bytes = b"null"
+    error: bytes = b"null"
 
     @property
     def terminal(self) -> bool:
         return self.status in TERMINAL
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def as_json(self) -> bytes:
+        """The JSON object that every transport sends."""
+        known = to_json({name: getattr(self, name) for name in _PLAIN})
+        return b'%b,"progress":%b,"result":%b,"error":%b}' % (known[:-1], self.progress, self.result, self.error)
+
+
+_PLAIN = tuple(field.name for field in fields(Snapshot) if field.type is not bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +78,12 @@ class Page:
     events: list[Event]
 
 
-def read_snapshot(job: str, fields: list[bytes | None]) -> Snapshot:
+def read_snapshot(job: str, reply: list[bytes | None]) -> Snapshot:
     """Build a snapshot from what `snapshot()` in lua/prelude.lua returns, in its order."""
-    text = [None if value is None else value.decode() for value in fields[:11]]
+    text = [None if value is None else value.decode() for value in reply[:11]]
     analysis, status, attempt, max_attempts, owner, queue, created, started, finished, seq, at = text
-    progress, ending = fields[11], fields[12]
-    end: dict[str, Any] = from_json(ending) if ending else {}
+    progress, ending = reply[11], reply[12]
+    succeeded = status == Status.SUCCEEDED
     return Snapshot(
         job=job,
         analysis=analysis or "",
@@ -88,7 +96,7 @@ def read_snapshot(job: str, fields: list[bytes | None]) -> Snapshot:
         started_at=rfc3339(int(started)) if started else None,
         finished_at=rfc3339(int(finished)) if finished else None,
         cursor=str(Cursor(int(seq or 0), int(at or 0))),
-        progress=from_json(progress) if progress else None,
-        result=end.get("result"),
-        error=end.get("error"),
+        progress=progress or b"null",
+        result=result_in(ending) if ending and succeeded else b"null",
+        error=to_json(from_json(ending).get("error")) if ending and not succeeded else b"null",
     )

@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 
 from millstream.protocol.errors import Problem, sentence, validation_errors
 from millstream.protocol.events import Cursor, Event
-from millstream.protocol.jobs import Priority
+from millstream.protocol.jobs import Priority, Snapshot
 
 SOCKET = "/ws"  # the `instance` of its problems
 
@@ -190,8 +190,8 @@ def _name(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def encode_result(id: Id, result: Mapping[str, Any] | list[Any]) -> str:
-    return f'{{"jsonrpc":"2.0","result":{to_json(result).decode()},"id":{to_json(id).decode()}}}'
+def encode_result(id: Id, result: bytes) -> str:
+    return f'{{"jsonrpc":"2.0","result":{result.decode()},"id":{to_json(id).decode()}}}'
 
 
 def encode_error(id: Id, problem: Problem) -> str:
@@ -199,8 +199,15 @@ def encode_error(id: Id, problem: Problem) -> str:
     return f'{{"jsonrpc":"2.0","error":{to_json(error).decode()},"id":{to_json(id).decode()}}}'
 
 
-def encode_notification(method: str, params: Mapping[str, Any]) -> str:
-    return f'{{"jsonrpc":"2.0","method":"{method}","params":{to_json(params).decode()}}}'
+def encode_notification(method: str, params: bytes) -> str:
+    return f'{{"jsonrpc":"2.0","method":"{method}","params":{params.decode()}}}'
+
+
+def gap_as_json(job: str, after: str, snapshot: Snapshot | None, replay_from: str) -> bytes:
+    """What is told of a gap in a log, on every transport."""
+    shown = snapshot.as_json() if snapshot else b"null"
+    place = (to_json(job), to_json(after), shown, to_json(replay_from))
+    return b'{"job":%b,"after":%b,"snapshot":%b,"replay_from":%b}' % place
 
 
 def encode_event(event: Event) -> str:
