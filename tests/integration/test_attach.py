@@ -235,10 +235,14 @@ async def test_the_snapshot_tells_the_result_or_the_error(store: Store) -> None:
     assert (found.status, found.result, found.error) == ("failed", b"null", b'{"code":"timeout","message":"slow"}')
 
 
-async def test_a_page_of_an_owners_jobs_is_bounded_by_its_bytes_give_or_take_one_job(store: Store) -> None:
+@pytest.mark.parametrize("large", ["progress", "result"])
+async def test_a_page_of_an_owners_jobs_is_bounded_by_its_bytes_give_or_take_one_job(store: Store, large: str) -> None:
     for _ in range(5):
         job = await running(store, owner="ann")
-        await store.finish(job, "succeeded", b'{"result":"%b"}' % (b"x" * 2000))
+        if large == "progress":
+            await store.append(job, 1, [("progress", b'{"message":"%b"}' % (b"x" * 2000))])
+        else:
+            await store.finish(job, "succeeded", b'{"result":"%b"}' % (b"x" * 2000))
     page = await store.jobs("ann", status="", analysis="", limit=50, after="", limit_bytes=4000)
     assert len(page) == 2
     rest = await store.jobs("ann", status="", analysis="", limit=50, after=page[-1].job, limit_bytes=1_000_000)

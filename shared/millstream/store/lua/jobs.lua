@@ -18,7 +18,7 @@ while #found < 2 * limit and budget > 0 do
     if job and (status == '' or job[2] == status) and (analysis == '' or job[1] == analysis) then
       found[#found + 1] = id
       found[#found + 1] = job
-      budget = budget - #(job[13] or '') - 500
+      budget = budget - #(job[12] or '') - #(job[13] or '') - 500
       if #found >= 2 * limit or budget <= 0 then break end
     end
   end
