@@ -32,6 +32,8 @@ class ApiSettings(Settings):
     upload_threads: int = Field(8, ge=1, description="threads that write uploads to the disk")
     upload_life_s: float = Field(86_400, gt=0, description="seconds that an unfinished resumable upload is kept")
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="bytes in one frame or request body")
+    json_values: int = Field(50_000, ge=100, description="JSON values in one frame of millstream.v1 or request body")
+    batch: int = Field(100, ge=1, description="requests in one JSON-RPC batch")
     head_bytes: int = Field(
         64 * 1024, ge=1024, description="bytes of a request's first line and headers; more is refused with 431"
     )
@@ -72,7 +74,12 @@ class ApiSettings(Settings):
         None, description="the file of API keys; not set: every client may do everything"
     )
     insecure: bool = Field(False, description="allow listening on a public address without API keys")
-    wait_s: float = Field(60, ge=0, description="the longest wait that Prefer: wait is granted, in seconds")
+    wait_s: float = Field(
+        50,
+        ge=0,
+        description="the longest wait that Prefer: wait is granted, in seconds: less than a proxy's usual minute",
+    )
+    heartbeat_s: float = Field(15, gt=0, description="seconds between two signs of life on a quiet stream of events")
     drain_s: float = Field(10, gt=0, description="on SIGTERM, seconds that open sockets and streams have to end")
     reconnect_ms: int = Field(
         2000, ge=0, description="a draining server tells its clients to reconnect within this time"

@@ -1,12 +1,14 @@
 """JSON-RPC 2.0 frames, as a stranger may send them: what is wrong with each is told with the right code and id."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millstream.protocol import messages
 from millstream.protocol.errors import Problem
 from millstream.protocol.messages import (
     Attach,
@@ -17,10 +19,11 @@ from millstream.protocol.messages import (
     encode_error,
     encode_notification,
     encode_result,
-    parse,
     read_cursor,
 )
 from millstream_api.jobs.methods import PARAMS
+
+parse = partial(messages.parse, max_batch=5, max_values=200_000)
 
 PARSE, REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
 

@@ -208,7 +208,9 @@ def test_a_duplicate_submit_counts_as_the_job_that_it_is() -> None:
 
 def test_reading_stops_while_too_many_commands_are_under_way() -> None:
     client = Client(commands=2)
-    first, _ = client.send(ping(1), ping(2))
+    (first,) = client.send(ping(1))
+    assert not client.session.full
+    client.send(ping(2))
     assert client.session.full
     client.session.answer(first, b"{}")
     assert not client.session.full
@@ -238,6 +240,158 @@ def test_reading_stops_while_large_answers_wait_for_a_client_that_does_not_read(
     assert client.session.full
     client.frame()
     assert not client.session.full
+
+
+def get(id: Any, job: str = "j") -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "method": "job.get", "params": {"job": job}, "id": id}
+
+
+def test_a_batch_over_the_limit_is_one_error_and_nothing_of_it_is_carried_out() -> None:
+    client = Client(batch=2)
+    assert len(client.send(ping(1), ping(2))) == 2
+    for members in ([submit(1), submit(2), ping(3)], [1, 1, 1], [1] * 1000):
+        assert client.send(*members) == []
+        refusal = client.frame()
+        assert (refusal["id"], refusal["error"]["code"]) == (None, -32600)
+        assert "at most 2 requests" in refusal["error"]["message"]
+    assert client.session.followers == {}
+
+
+def test_a_frame_with_too_many_values_is_one_error() -> None:
+    client = Client(json_values=20)
+    assert client.send(submit(1, params={"n": [1] * 30})) == []
+    assert client.frame()["error"]["data"]["type"] == "/problems/payload_too_large"
+
+
+def test_answers_that_may_be_large_are_made_one_at_a_time() -> None:
+    client = Client()
+    (first,) = client.send(get(1, "a"))
+    assert client.send(get(2, "b")) == []
+    assert client.send({"jsonrpc": "2.0", "method": "analysis.list", "id": 3}) == []
+    assert len(client.send(ping(4))) == 1, "those that are small wait for none"
+    following = [first]
+    while command := client.session.next_in_turn(following[-1]):
+        following.append(command)
+    assert [command.id for command in following] == [1, 2, 3]
+
+
+LARGE = b'"%b"' % (b"x" * 600)
+
+
+def test_no_answer_is_made_while_those_that_are_held_leave_no_room() -> None:
+    client = Client(bytes=1000)
+    (command,) = client.send(get(1))
+    assert [client.send(get(id)) for id in (2, 3, 4)] == [[], [], []]
+    for _ in (1, 2):
+        client.session.answer(command, LARGE)
+        following = client.session.next_in_turn(command)
+        command = following or command
+    assert following is None, "two are held"
+    assert client.session.next_with_room() is None
+    assert len(client.send(ping(5))) == 1
+    client.frame()
+    third = client.session.next_with_room()
+    assert third is not None
+    assert third.id == 3
+    assert client.session.next_with_room() is None, "it is given out once"
+    client.session.answer(third, LARGE)
+    assert client.session.next_in_turn(third) is None
+    client.frames()
+    fourth = client.session.next_with_room()
+    assert fourth is not None
+    assert (fourth.id, client.session.next_in_turn(fourth)) == (4, None)
+
+
+def test_a_request_that_finds_no_room_waits_though_none_is_before_it() -> None:
+    client = Client(bytes=1000)
+    for id in (1, 2):
+        (command,) = client.send(ping(id))
+        client.session.answer(command, LARGE)
+    assert client.send(get(3)) == []
+    client.frames()
+    command = client.session.next_with_room()  # type: ignore[assignment]
+    assert command.id == 3
+
+
+def test_what_does_not_fit_into_the_answers_to_a_batch_is_refused() -> None:
+    client = Client(bytes=1000)
+    (command,) = client.send(*(get(id) for id in range(1, 51)), ping(51))[:1]
+    pong = Command("ping", None, "", 51, True, command.exchange)
+    client.session.answer(command, LARGE)
+    second = client.session.next_in_turn(command)
+    assert second is not None
+    client.session.answer(second, LARGE)
+    assert client.session.next_in_turn(second) is None
+    assert client.frames() == [], "one is not answered yet"
+    client.session.answer(pong, b"{}")
+    assert client.session.full is (client.session.next_frame() is not None) is True
+    client.session.answer(client.send(ping(52))[0], b"{}")
+    assert brief(client.frames()) == [52]
+
+
+def test_of_a_batch_whose_answers_are_too_large_each_member_is_answered() -> None:
+    client = Client(bytes=1000)
+    (command, *_) = client.send(*(get(id) for id in range(1, 6)))
+    client.session.answer(command, LARGE)
+    command = client.session.next_in_turn(command)  # type: ignore[assignment]
+    client.session.answer(command, LARGE)
+    assert client.session.next_in_turn(command) is None
+    (answers,) = client.frames()
+    assert [answer["id"] for answer in answers] == [1, 2, 3, 4, 5]
+    slugs = [answer["error"]["data"]["type"] for answer in answers if "error" in answer]
+    assert slugs == ["/problems/payload_too_large"] * 3
+    assert client.session.idle
+    assert len(client.send(get(6))) == 1
+
+
+def test_a_member_of_a_batch_that_waits_for_room_is_refused_when_its_batch_has_none() -> None:
+    client = Client(bytes=1000)
+    client.session.answer(client.send(ping(1))[0], LARGE)
+    first, wrong = client.send(get(2), submit(3), get(4))
+    client.session.answer(first, LARGE)
+    assert client.session.next_in_turn(first) is None, "it waits for the client to read"
+    client.session.refuse(wrong, Problem("invalid_params", "x" * 600))
+    client.frame()
+    assert client.session.next_with_room() is None
+    (answers,) = client.frames()
+    assert [answer["id"] for answer in answers] == [2, 3, 4]
+
+
+def test_reading_stops_while_a_batch_is_carried_out() -> None:
+    client = Client()
+    one, two = client.send(ping(1), ping(2))
+    client.session.answer(one, b"{}")
+    assert client.session.full
+    woken = client.woken
+    client.session.answer(two, b"{}")
+    assert client.woken > woken
+    assert not client.session.full
+
+
+def test_reading_stops_while_large_requests_are_carried_out() -> None:
+    client = Client(bytes=1000)
+    command = client.submit(1)
+    assert not client.session.full
+    (large,) = client.send(submit(2, params={"text": "x" * 1000}))
+    assert client.session.full
+    client.session.refuse(large, Problem("queue_full", "full"))
+    assert not client.session.full
+    client.accept(command)
+
+
+def test_what_waits_behind_a_call_that_found_no_store_is_refused_with_it() -> None:
+    client = Client()
+    (first,) = client.send(get(1))
+    detach = {"jsonrpc": "2.0", "method": "job.detach", "params": {"job": "j"}, "id": 3}
+    for request in (get(2), detach, get(4)):
+        client.send(request)
+    client.session.refuse(first, Problem("store_unavailable", "away"))
+    assert brief(client.frames()) == [1, 2, 4]
+    following = client.session.next_in_turn(first)
+    assert following is not None
+    assert following.id == 3, "which needs no store"
+    assert client.session.next_in_turn(following) is None
+    assert len(client.send(get(5))) == 1
 
 
 def test_a_reader_that_takes_nothing_is_given_a_bounded_number_of_events() -> None:

@@ -29,6 +29,7 @@ log = structlog.get_logger("millstream.api")
 
 T = TypeVar("T", Snapshot, Page)
 CATCHING_UP = 16  # logs that are read concurrently: a page takes milliseconds in which other requests wait
+LARGE = 16 * 1024  # bytes of a job's body, above which a thread looks at it
 REFRESH_S = 0.2  # an unknown name looks at the store again, at most this often
 
 
@@ -85,12 +86,13 @@ class Commands:
             )
         await self._know(request.analysis)
         entry = self.catalog.find(request.analysis)
+        body = _body(entry.name, request.params)  # first: a validator may take minutes to compare infinities
         entry.check(request.params)
         attempts = request.max_attempts or entry.max_attempts
         new = NewJob(
             id=job,
             analysis=entry.name,
-            body=_body(entry.name, request.params),
+            body=body,
             queue=entry.queue,
             priority=request.priority,
             owner=who.owner,
@@ -99,12 +101,15 @@ class Commands:
             timeout_s=request.timeout_s or entry.timeout_s,
             delay_s=request.delay_s,
             key=request.key or "",
-            fingerprint=_fingerprint(request) if request.key else "",
+            fingerprint=await self._fingerprint(request, len(body)) if request.key else "",
             node=self.relay.node if follow else "",
             terminal_only=request.events == "terminal",
         )
         with STORE_CALL:
             return await self.stores.of(job).submit(new)
+
+    async def _fingerprint(self, request: Submit, size: int) -> str:
+        return await asyncio.to_thread(fingerprint, request) if size > LARGE else fingerprint(request)
 
     async def get(self, who: Principal, job: str) -> Snapshot:
         who.require("read")
@@ -227,13 +232,15 @@ def _body(analysis: str, params: dict[str, Any]) -> bytes:
     return b'{"t":null,"f":%b,"a":[],"k":%b,"et":%d}' % (to_json(analysis), written, time.time_ns() // 1_000_000)
 
 
-def _fingerprint(request: Submit) -> str:
-    """What must be the same when a key is used again."""
+def fingerprint(request: Submit) -> str:
+    """What must be the same when a key is used again; the order of members does not matter. Large
+    parameters take some 50 ms of Python, which leave the event loop its turns when a thread spends them.
+    """
     fields = request.model_dump(include={"analysis", "params", "timeout_s", "max_attempts", "priority", "delay_s"})
-    return hashlib.sha256(repr(_sorted(fields)).encode()).hexdigest()
+    return hashlib.sha256(to_json(_sorted(fields))).hexdigest()
 
 
 def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
-        return sorted((key, _sorted(item)) for key, item in value.items())
+        return {key: _sorted(value[key]) for key in sorted(value)}
     return [_sorted(item) for item in value] if isinstance(value, list) else value

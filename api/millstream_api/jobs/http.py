@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
-from pydantic import BeforeValidator, ValidationError
+from pydantic import BeforeValidator
 from pydantic_core import from_json, to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -16,7 +16,8 @@ from millstream.apikeys import Principal
 from millstream.protocol.errors import JOB_FAILURES, PROBLEM_TYPES, Problem
 from millstream.protocol.fleet import AnalysisInfo, Heartbeat, QueueStats
 from millstream.protocol.jobs import Status
-from millstream.protocol.messages import Attach, Cancel, Events, Submit, invalid_params
+from millstream.protocol.messages import Attach, Cancel, Events, Submit
+from millstream.protocol.reading import read_json, read_params
 from millstream.store.store import Submitted
 from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.schemas import Snapshot
@@ -49,13 +50,9 @@ async def one_submit(
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise Problem("invalid_request", "Send the body with Content-Type: application/json.")
-    written = await _read(request, commands_of(request).settings.max_body_bytes)
-    try:
-        body = Submit.model_validate(from_json(written, allow_inf_nan=False))
-    except ValidationError as error:
-        raise invalid_params("POST /jobs", error) from None
-    except ValueError as error:
-        raise Problem("parse_error", f"The body is not JSON: {error}.") from None
+    settings = commands_of(request).settings
+    written = await _read(request, settings.max_body_bytes)
+    body = read_params(Submit, read_json(written, settings.json_values, what="body"), "POST /jobs")
     if idempotency_key is None:
         return body
     key = idempotency_key.strip().strip('"')

@@ -7,28 +7,34 @@ table.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from pydantic_core import to_json
 
 from millstream.apikeys import Principal
+from millstream.backoff import backoff_s
 from millstream.protocol.errors import Problem
 from millstream.protocol.fleet import AnalysisInfo
-from millstream.protocol.messages import Attach, Cancel, JobOnly, Methods, Nothing, Params, Submit
+from millstream.protocol.messages import Attach, Cancel, JobOnly, Listing, Methods, Nothing, Params, Submit
 from millstream.store.store import Submitted
 from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.schemas import Attached, Empty, Snapshot, SubmitResult
 from millstream_api.jobs.session import Command, Session
 
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 2.0  # of a submit that waits for room
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Caller:
-    """Whose calls these are, and the session that answers them."""
+    """Whose calls these are, and the session that answers them. `waiting`: how many of its submits wait for room."""
 
     who: Principal
     commands: Commands
     session: Session
+    waiting: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # to try again; those who wait for it get it in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +56,32 @@ async def submit(caller: Caller, command: Command) -> None:
 
 
 async def _accepted(caller: Caller, command: Command) -> Submitted:
-    while True:
+    if not caller.waiting:
         try:
             return await caller.commands.submit(caller.who, command.params, command.job)
         except Problem as problem:
             if not caller.session.tries_again(problem):
                 raise
-        await asyncio.sleep(random.uniform(0.05, 0.15))
+    return await _accepted_in_turn(caller, command)
+
+
+async def _accepted_in_turn(caller: Caller, command: Command) -> Submitted:
+    """Of the submits of one client that wait for room only the first tries again, after pauses that grow."""
+    caller.waiting += 1
+    try:
+        async with caller.turn:
+            for failures in count(1):
+                try:
+                    return await caller.commands.submit(caller.who, command.params, command.job)
+                except Problem as problem:
+                    if not caller.session.tries_again(problem):
+                        raise
+                await asyncio.sleep(
+                    random.uniform(0.5, 1) * backoff_s(failures, first_s=FIRST_PAUSE_S, max_s=MAX_PAUSE_S)
+                )
+        raise AssertionError("count() has no end")
+    finally:
+        caller.waiting -= 1
 
 
 async def attach(caller: Caller, command: Command) -> None:
@@ -101,7 +126,7 @@ _TABLE = (
         "End a job, queued or running. Cancelling one that has ended is not an error.", cancel,
     ),
     Method("job.get", JobOnly, Snapshot, "The current state of a job.", get),
-    Method("analysis.list", Nothing, list[AnalysisInfo], "List the available analyses.", analyses),
+    Method("analysis.list", Listing, list[AnalysisInfo], "List the available analyses.", analyses),
     Method("ping", Nothing, Empty, "Check that the connection is alive.", ping),
 )  # fmt: skip
 METHODS = {method.name: method for method in _TABLE}

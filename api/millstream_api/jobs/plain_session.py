@@ -4,7 +4,8 @@ What is held for a client is bounded: `full` says when to stop reading from the 
 read from the log when there is room again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic_core import from_json
 
@@ -14,6 +15,9 @@ from millstream.protocol.jobs import Snapshot
 from millstream.protocol.messages import Submit
 from millstream_api.jobs.hub import Follower, Hub, State
 from millstream_api.jobs.session import Bounds, Command, Session
+
+if TYPE_CHECKING:
+    from millstream.store.store import Submitted
 
 TRANSIENT_REFUSALS = ("queue_full", "too_many_in_flight", "rate_limited")  # there will be room again
 
@@ -34,13 +38,14 @@ class PlainSession(Session):
         self._wake = wake
         self._answers: dict[str, str | None] = {}  # by job, in the order of the frames; None: there is none yet
         self._bytes = 0
+        self._asked = 0  # bytes of the frames that are not accepted yet
         self._no_room = False  # an answer did not fit; none is asked for again before one has left
         self._behind: dict[str, Follower] = {}
 
     @property
     def full(self) -> bool:
         """Stop reading from the socket for now."""
-        return len(self._answers) >= self._bounds.in_flight
+        return len(self._answers) >= self._bounds.in_flight or self._asked >= self._bounds.bytes
 
     @property
     def idle(self) -> bool:
@@ -56,13 +61,20 @@ class PlainSession(Session):
         )  # fmt: skip
         job = self._new_job_id(request)
         self._answers[job] = None
+        self._asked += len(text)
         return [Command("job.submit", request, job)]
 
     def receive_binary(self) -> int | None:
         """A binary frame came: the code to close with, or None."""
         return 1003
 
+    def submitted(self, command: Command, submitted: "Submitted") -> Sequence[str]:
+        self._asked -= len(command.params.params["text"])
+        self._wake()
+        return super().submitted(command, submitted)
+
     def refuse(self, command: Command, problem: Problem) -> None:
+        self._asked -= len(command.params.params["text"])
         self.abandon(command)
         self._put(command.job, f"Error: {problem.detail}")
 

@@ -16,6 +16,7 @@ from millstream.protocol.jobs import Page, Snapshot
 from millstream.protocol.messages import (
     Call,
     Fault,
+    LargeAnswer,
     Methods,
     Submit,
     encode_error,
@@ -51,6 +52,9 @@ class RpcSession(Session):
         self._behind: deque[Follower] = deque()
         self._in_flight: set[str] = set()
         self._commands = 0
+        self._asked = 0  # bytes of the frames that are not answered yet
+        self._batches = 0  # of which are batches
+        self._waits_for_room: Command | None = None
         self._turns: dict[Hashable, deque[Command] | None] = {}  # by `ordered_by` of what is carried out; what waits
 
     @property
@@ -58,7 +62,7 @@ class RpcSession(Session):
         """Stop reading from the socket for now."""
         bounds = self._bounds
         too_many = self._commands >= bounds.commands or len(self._outbox) >= bounds.events + bounds.commands
-        return too_many or self._bytes >= bounds.bytes
+        return too_many or self._batches > 0 or max(self._bytes, self._asked) >= bounds.bytes
 
     @property
     def idle(self) -> bool:
@@ -69,15 +73,18 @@ class RpcSession(Session):
 
     def receive(self, text: str) -> list[Command]:
         """The commands that are to be carried out now; `next_in_turn` tells of others."""
-        incoming = parse(text, self._methods)
-        exchange = Exchange(incoming.batch, len(incoming.calls))
+        bounds = self._bounds
+        incoming = parse(text, self._methods, max_batch=bounds.batch, max_values=bounds.json_values)
+        exchange = Exchange(incoming.batch, len(incoming.calls), len(text))
+        self._asked += exchange.size
+        self._batches += exchange.batch
         commands = []
         for call in incoming.calls:
             command = self._command(call, exchange)
             self._commands += 1
             if isinstance(call, Fault):
                 self.refuse(command, call.problem)
-            elif command.job and len(self._in_flight) >= self._bounds.in_flight:
+            elif command.job and len(self._in_flight) >= bounds.in_flight:
                 detail = f"{len(self._in_flight)} jobs of this socket have not ended; wait for one of them to end."
                 self.refuse(command, Problem("too_many_in_flight", detail))
             else:
@@ -94,13 +101,13 @@ class RpcSession(Session):
         return Command(call.method, call.params, job, call.id, call.expects_reply, exchange)
 
     def _takes_turn(self, command: Command) -> bool:
-        """Is it to be carried out now? Else it waits for an earlier one, that names the same job or key."""
+        """Is it to be carried out now? Else it waits for an earlier one of the same kind or key, or for room."""
         subject = command.params.ordered_by
         if subject is None:
             return True
         if subject not in self._turns:
             self._turns[subject] = None
-            return True
+            return self._admit(command) is not None
         waiting = self._turns[subject]
         if waiting is None:
             waiting = self._turns[subject] = deque()
@@ -111,10 +118,35 @@ class RpcSession(Session):
         subject = command.params.ordered_by
         if subject is None:
             return None
-        if waiting := self._turns[subject]:
-            return waiting.popleft()
+        while waiting := self._turns[subject]:
+            if admitted := self._admit(waiting.popleft()):
+                return admitted
+            if self._waits_for_room:
+                return None
         del self._turns[subject]
         return None
+
+    def _admit(self, command: Command) -> Command | None:
+        """Is it to be carried out now? Answers that may be large are made while there is room beside those that are
+        held: that is over the bound by one answer at most. Else it waits for room, or is refused where there will be
+        none: the answers to its batch leave together.
+        """
+        assert command.exchange is not None
+        held, bound = command.exchange.held, self._bounds.bytes
+        if command.params.ordered_by is not LargeAnswer or self._bytes + held < bound:
+            return command
+        if held < bound:
+            self._waits_for_room = command
+        else:
+            detail = f"The answers to this batch are over {bound} bytes; ask for the rest in another one."
+            self.refuse(command, Problem("payload_too_large", detail))
+        return None
+
+    def next_with_room(self) -> Command | None:
+        command, self._waits_for_room = self._waits_for_room, None
+        if command is None or self._admit(command):
+            return command
+        return None if self._waits_for_room else self.next_in_turn(command)
 
     def receive_binary(self) -> int | None:
         """A binary frame came: the code to close with, or None."""
@@ -150,6 +182,16 @@ class RpcSession(Session):
         self.abandon(command)
         self._in_flight.discard(command.job)
         self._settle(command, encode_error(command.id, problem), None)
+        if problem.slug == "store_unavailable" and command.params.ordered_by is LargeAnswer:
+            self._refuse_those_behind(problem)
+
+    def _refuse_those_behind(self, problem: Problem) -> None:
+        """What waited for a call of a store that is away is not to wait as long again, each after the other."""
+        waiting = self._turns.get(LargeAnswer) or deque()
+        self._turns[LargeAnswer] = deque(command for command in waiting if command.method == "job.detach")
+        for command in waiting:
+            if command.method != "job.detach":
+                self.refuse(command, problem)
 
     def _settle(self, command: Command, answer: str, start: Start | None) -> None:
         """Answer a command; what is to start does so once the answer is on its way."""
@@ -159,14 +201,17 @@ class RpcSession(Session):
         exchange.pending -= 1
         if command.expects_reply:
             exchange.answers.append(answer)
+            exchange.held += len(answer)
         if start:
             exchange.starts.append(start)
         if exchange.pending == 0:
+            self._asked -= exchange.size
+            self._batches -= exchange.batch
             if exchange.answers:
                 self._send(f"[{','.join(exchange.answers)}]" if exchange.batch else exchange.answers[0])
             for follower, after, behind in exchange.starts:
                 self._begin(follower, after, behind)
-            self._wake()
+        self._wake()
 
     def _release(self, follower: Follower) -> None:
         self._in_flight.discard(follower.job)

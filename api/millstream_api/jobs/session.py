@@ -36,6 +36,8 @@ class Bounds:
     events: int = 256
     bytes: int = 1024 * 1024
     commands: int = 1000
+    batch: int = 100
+    json_values: int = 50_000
 
     def admit(self, event: Event, held: int, held_bytes: int) -> bool:
         """Is there room for an event beside what is held? Where nothing is held, there always is."""
@@ -48,7 +50,9 @@ class Exchange:
 
     batch: bool
     pending: int
+    size: int  # of the frame
     answers: list[str] = field(default_factory=list)
+    held: int = 0  # bytes of these answers
     starts: list[Start] = field(default_factory=list)
 
 
@@ -135,6 +139,10 @@ class Session(Reader):
 
     def next_in_turn(self, command: Command) -> Command | None:
         """A command was carried out: the one that waited for it, if any, is to be carried out now."""
+        return None
+
+    def next_with_room(self) -> Command | None:
+        """Frames were sent: the command that waited for room, if any, is to be carried out now."""
         return None
 
     def log_read(self, follower: Follower) -> None:

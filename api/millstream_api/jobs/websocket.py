@@ -102,7 +102,13 @@ class Socket:
         on_left: Callable[["Socket"], None],
     ) -> None:
         settings = commands.settings
-        bounds = Bounds(settings.connection_in_flight, settings.reader_events, settings.reader_bytes)
+        bounds = Bounds(
+            in_flight=settings.connection_in_flight,
+            events=settings.reader_events,
+            bytes=settings.reader_bytes,
+            batch=settings.batch,
+            json_values=settings.json_values,
+        )
         self.who = who
         self.protocol = protocol
         self._commands = commands
@@ -148,9 +154,7 @@ class Socket:
 
     def on_text(self, text: str) -> None:
         for command in self.session.receive(text):
-            task = self._loop.create_task(self._carry_out(command))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(command)
         if self.session.full:
             self._paused = True
             self.wire.pause()
@@ -172,6 +176,11 @@ class Socket:
         if self._reading_log:
             self._reading_log.cancel()
         self._on_left(self)
+
+    def _start(self, command: Command) -> None:
+        task = self._loop.create_task(self._carry_out(command))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _carry_out(self, first: Command) -> None:
         """Carry out a command, and then those that waited for it."""
@@ -204,6 +213,8 @@ class Socket:
             wire.send(frame)
         wire.flush()
         self._room.set()
+        if command := session.next_with_room():
+            self._start(command)
         if self._closing:
             if not wire.write_paused:
                 wire.close(self._closing)

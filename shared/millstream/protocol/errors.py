@@ -86,8 +86,9 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     ),
     "payload_too_large": ProblemType(
         -32013, 413, "The message is too large",
-        "The body is over the limit (MILLSTREAM_MAX_BODY_BYTES, 1 MiB by default).",
-        "Send less, or refer to a file.",
+        "The body or frame has more bytes (MILLSTREAM_MAX_BODY_BYTES, 1 MiB by default) or JSON values "
+        "(MILLSTREAM_JSON_VALUES) than it may, or the answers to a batch have too many bytes together.",
+        "Send less, refer to a file, or ask for less in one batch.",
         on_submit=True,
     ),
     "rate_limited": ProblemType(

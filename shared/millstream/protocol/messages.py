@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import to_json
 
-from millstream.protocol.errors import Problem, sentence, validation_errors
+from millstream.protocol.errors import Problem
 from millstream.protocol.events import Cursor, Event
 from millstream.protocol.jobs import Priority, Snapshot
+from millstream.protocol.reading import read_json, read_params
 
 SOCKET = "/ws"  # the `instance` of its problems
 
@@ -61,14 +62,18 @@ class Submit(Params):
         return None if self.key is None else ("key", self.key)
 
 
-class AboutJob(Params):
-    """Parameters that name a job."""
-
-    job: JobId
+class LargeAnswer(Params):
+    """Parameters of a method whose answer may be large: such answers are made one at a time."""
 
     @property
     def ordered_by(self) -> Hashable:
-        return self.job
+        return LargeAnswer
+
+
+class AboutJob(LargeAnswer):
+    """Parameters that name a job."""
+
+    job: JobId
 
 
 class Attach(AboutJob):
@@ -87,6 +92,10 @@ class JobOnly(AboutJob):
 
 
 class Nothing(Params):
+    pass
+
+
+class Listing(LargeAnswer):
     pass
 
 
@@ -120,16 +129,19 @@ class Incoming:
     batch: bool
 
 
-def parse(text: str, methods: Methods) -> Incoming:
+def parse(text: str, methods: Methods, *, max_batch: int, max_values: int) -> Incoming:
     """Read one frame of calls to these methods. Never raises: what is wrong becomes a `Fault`."""
     try:
-        document = from_json(text, allow_inf_nan=False)
-    except ValueError as error:
-        return Incoming([Fault(Problem("parse_error", f"The frame is not JSON: {error}."), None)], batch=False)
+        document = read_json(text, max_values, what="frame")
+    except Problem as problem:
+        return Incoming([Fault(problem, None)], batch=False)
     if not isinstance(document, list):
         return Incoming([_request(document, methods)], batch=False)
     if not document:
         return Incoming([_invalid("A batch holds at least one request; this array is empty.")], batch=False)
+    if len(document) > max_batch:
+        detail = f"A batch holds at most {max_batch} requests; this one has {len(document)}. None was carried out."
+        return Incoming([_invalid(detail)], batch=False)
     return Incoming([_request(member, methods) for member in document], batch=True)
 
 
@@ -163,15 +175,9 @@ def _request(document: Any, methods: Methods) -> Call | Fault:
             return Fault(problem, id, expects_reply)
         params = {}
     try:
-        return Call(method, methods[method].model_validate(params), id, expects_reply)
-    except ValidationError as error:
-        return Fault(invalid_params(method, error), id, expects_reply)
-
-
-def invalid_params(what: str, error: ValidationError) -> Problem:
-    """Say what pydantic found wrong in the parameters of `what`, member by member."""
-    errors = validation_errors(error.errors())
-    return Problem("invalid_params", f"{what}: {sentence(errors)}.", errors)
+        return Call(method, read_params(methods[method], params, method), id, expects_reply)
+    except Problem as problem:
+        return Fault(problem, id, expects_reply)
 
 
 def read_cursor(text: str | None) -> Cursor:

@@ -1,0 +1,86 @@
+"""JSON of strangers is read within limits: values are counted before anything is made of them."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict
+
+from millstream.protocol import reading
+from millstream.protocol.errors import Problem
+from millstream.protocol.reading import MANY, has_more_values, read_json, read_params
+
+scalars = st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from(['"', "\\", "\\\\", ',[{"', "[]{}"])
+documents = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=30)
+
+
+def count(document: Any) -> int:
+    members = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
+    return 1 + sum(map(count, members))
+
+
+@given(documents, st.booleans())
+def test_values_are_counted_exactly(document: Any, ascii: bool) -> None:
+    text, values = json.dumps(document, ensure_ascii=ascii), count(document)
+    assert not has_more_values(text, values)
+    assert values == 1 or has_more_values(text, values - 1)
+
+
+@given(st.text(alphabet=',[]{}":\\ 1x'), st.integers(1, 30))
+def test_counting_stands_any_text(text: str, limit: int) -> None:
+    has_more_values(text, limit)
+
+
+TOO_MANY = {
+    "numbers": "[" + "1," * 10 + "1]",
+    "empty arrays": "[" + "[]," * 10 + "[]]",
+    "empty strings": "[" + '"",' * 10 + '""]',
+    "members": "{" + ",".join(f'"{n}":1' for n in range(11)) + "}",
+    "nested": "[" * 11 + "]" * 11,
+    "cut off": "[" + "1," * 10,
+}
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+@pytest.mark.parametrize("text", TOO_MANY.values(), ids=TOO_MANY)
+def test_more_values_than_the_limit_are_refused_before_they_are_read(
+    text: str, as_bytes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "from_json", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(Problem) as caught:
+        read_json(text.encode() if as_bytes else text, 10, what="body")
+    assert caught.value.slug == "payload_too_large"
+    assert "10 JSON values" in caught.value.detail
+
+
+def test_prose_with_many_commas_is_one_value() -> None:
+    text = json.dumps({"text": 'a, "b", [c], {d}, \\' * 100})
+    assert read_json(text, 2, what="body") == json.loads(text)
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b"{", b'"\xc3"', b"[NaN]", b""])
+def test_what_is_not_json_is_a_parse_error(raw: bytes) -> None:
+    with pytest.raises(Problem) as caught:
+        read_json(raw, 10, what="body")
+    assert (caught.value.slug, caught.value.detail[:21]) == ("parse_error", "The body is not JSON:")
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    n: int
+    m: int = 0
+
+
+def test_each_of_a_few_wrong_parameters_is_named() -> None:
+    with pytest.raises(Problem) as caught:
+        read_params(Model, {"m": "x", **{f"x{n}": 1 for n in range(50)}}, "it")
+    assert len(caught.value.errors) == 52
+
+
+def test_of_many_parameters_none_is_looked_at() -> None:
+    with pytest.raises(Problem) as caught:
+        read_params(Model, {f"x{n}": 1 for n in range(MANY + 1)}, "it")
+    assert (caught.value.slug, caught.value.errors) == ("invalid_params", [])
+    assert caught.value.detail == "it: 101 parameters were sent; those there are: n, m."
