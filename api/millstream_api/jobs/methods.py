@@ -8,7 +8,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from pydantic_core import to_json
@@ -23,7 +22,7 @@ from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.schemas import Attached, Empty, Snapshot, SubmitResult
 from millstream_api.jobs.session import Command, Session
 
-FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 2.0  # of a submit that waits for room
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 1.0  # of a submit that waits for room
 
 
 @dataclass(slots=True)
@@ -68,18 +67,18 @@ async def _accepted(caller: Caller, command: Command) -> Submitted:
 async def _accepted_in_turn(caller: Caller, command: Command) -> Submitted:
     """Of the submits of one client that wait for room only the first tries again, after pauses that grow."""
     caller.waiting += 1
+    failures = 0
     try:
         async with caller.turn:
-            for failures in count(1):
+            while True:
                 try:
                     return await caller.commands.submit(caller.who, command.params, command.job)
                 except Problem as problem:
                     if not caller.session.tries_again(problem):
                         raise
-                await asyncio.sleep(
-                    random.uniform(0.5, 1) * backoff_s(failures, first_s=FIRST_PAUSE_S, max_s=MAX_PAUSE_S)
-                )
-        raise AssertionError("count() has no end")
+                failures += 1
+                pause_s = backoff_s(failures, first_s=FIRST_PAUSE_S, max_s=MAX_PAUSE_S)
+                await asyncio.sleep(random.uniform(0.5, 1) * pause_s)
     finally:
         caller.waiting -= 1
 
