@@ -86,7 +86,7 @@ async def events(http: httpx.AsyncClient, job: str, after: str | None = None, **
     query |= {"after": after} if after else {}
     response = await http.get(f"/jobs/{job}/events", params=query, headers={"Accept": JSONL})
     assert response.status_code == 200, response.text
-    return [json.loads(line) for line in response.text.splitlines()]
+    return [json.loads(line) for line in response.text.splitlines() if line]
 
 
 @dataclass

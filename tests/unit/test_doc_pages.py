@@ -16,7 +16,6 @@ from millstream_api.app import create_app
 from millstream_api.jobs import websocket
 from millstream_api.jobs.methods import METHODS
 from millstream_api.jobs.schemas import NOTIFICATIONS
-from millstream_api.jobs.streams import HEARTBEAT_S
 from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
 from tests.mutants import ROOT
@@ -139,8 +138,8 @@ def test_each_close_code_has_a_row() -> None:
         assert f"\n| {code} | " in PROTOCOL
 
 
-def test_the_protocol_says_how_often_a_quiet_stream_has_a_comment() -> None:
-    assert f"A comment comes every {HEARTBEAT_S} s" in PROTOCOL
+def test_the_protocol_says_how_often_a_quiet_stream_has_a_sign_of_life() -> None:
+    assert f"`MILLSTREAM_HEARTBEAT_S` ({ApiSettings.model_fields['heartbeat_s'].default} s)" in PROTOCOL
 
 
 # Settings and decisions.

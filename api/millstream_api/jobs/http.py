@@ -3,6 +3,7 @@
 import asyncio
 import math
 import re
+from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from millstream.protocol.reading import read_json, read_params
 from millstream.store.store import Submitted
 from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.schemas import Snapshot
-from millstream_api.jobs.streams import JSON_LINES, SSE, Format, Stream, StreamResponse
+from millstream_api.jobs.streams import JSON_LINES, SSE, Format, Stream, StreamResponse, reads_no_more
 from millstream_api.negotiation import most_wanted
 from millstream_api.problems import problems
 from millstream_api.wire.backpressure import wait_for_disconnect
@@ -139,7 +140,7 @@ async def submit(
     if stream_format := _streamed(request, "application/json"):
         stream = Stream(commands)
         submitted = await stream.submit(who, body)
-        return StreamResponse(stream, stream_format, headers=_submitted_headers(commands, submitted))
+        return StreamResponse(stream, stream_format, _submitted_headers(commands, submitted))
     wait_s = min(_wait_s(", ".join(prefer or [])), commands.settings.wait_s)
     if wait_s <= 0:
         submitted = await commands.submit(who, body, commands.stores.new_job_id(body), follow=False)
@@ -148,18 +149,29 @@ async def submit(
     who.require("read")
     stream = Stream(commands)
     submitted = await stream.submit(who, body.model_copy(update={"events": "terminal"}))
+    await _wait(request, stream, wait_s, stays=body.on_disconnect == "continue")
+    snapshot = await commands.snapshot(submitted.job)
+    headers = {**_submitted_headers(commands, submitted), "Preference-Applied": f"wait={math.floor(wait_s)}"}
+    return _json(snapshot.as_json(), 200 if snapshot.terminal else 202, headers)
+
+
+async def _wait(request: Request, stream: Stream, wait_s: float, *, stays: bool) -> None:
+    """Wait for the end of a stream's job. A client that leaves is waited for no longer, unless it `stays`: it has closed
+    its side of the connection, may still read, and wants its job to go on.
+    """
     ending = asyncio.ensure_future(stream.end())
     leaving = asyncio.ensure_future(wait_for_disconnect(request.receive))
     try:
-        await asyncio.wait({ending, leaving}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await asyncio.wait({ending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if stays and not reads_no_more(request.scope):
+                    await asyncio.wait({ending})
     finally:
         left = leaving.done()
         ending.cancel()
         leaving.cancel()
         await stream.close(left=left)
-    snapshot = await commands.snapshot(submitted.job)
-    headers = {**_submitted_headers(commands, submitted), "Preference-Applied": f"wait={math.floor(wait_s)}"}
-    return _json(snapshot.as_json(), 200 if snapshot.terminal else 202, headers)
 
 
 @router.get("/jobs", response_model=list[Snapshot], responses=problems(*GENERAL, "invalid_params"))
@@ -225,7 +237,9 @@ async def events(
     if attached.snapshot.terminal and attached.snapshot.cursor == cursor:
         await stream.close(left=False)
         return Response(status_code=204)
-    return StreamResponse(stream, _streamed(request) or SSE, follow=follow)
+    if not follow:
+        stream.stop_following()
+    return StreamResponse(stream, _streamed(request) or SSE)
 
 
 @router.get(

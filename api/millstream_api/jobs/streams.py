@@ -6,11 +6,12 @@ begins; after that it can only end early, and the client goes on from its last c
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from fastapi.sse import format_sse_event
-from starlette.responses import StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from millstream.apikeys import ANONYMOUS, Principal
@@ -22,13 +23,13 @@ from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.hub import State
 from millstream_api.jobs.session import Bounds, Command
 from millstream_api.jobs.stream_session import Gap, StreamSession
-
-HEARTBEAT_S = 15
+from millstream_api.wire.backpressure import wait_for_disconnect
+from millstream_api.wire.connection import ClientGone, connection_of
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a stream is written."""
+    """How a stream is written. `heartbeat` is what a quiet one has now and then: proxies close those that have none."""
 
     media_type: str
     event: Callable[[Event], bytes]
@@ -52,7 +53,7 @@ JSON_LINES = Format(
     "application/jsonl",
     lambda event: event.as_json().encode() + b"\n",
     lambda gap: gap.as_json() + b"\n",
-    b"",
+    b"\n",
     lambda _: b"",
 )
 
@@ -66,6 +67,7 @@ class Stream:
         self._wake = asyncio.Event()
         self._session = StreamSession(commands.relay.hub, bounds, self._wake.set)
         self._who = ANONYMOUS
+        self._following = True
 
     async def submit(self, who: Principal, request: Submit) -> Submitted:
         """Submit a job; its events follow, from its first. Raises Problem."""
@@ -94,9 +96,14 @@ class Stream:
         self._session.attached(command, page)
         return page
 
-    async def written(self, format: Format, *, follow: bool = True) -> AsyncIterator[bytes]:
-        """The stream, in blocks; it ends after the terminal event, or (not `follow`) with what is there now, or when
-        the reader's key is no longer good.
+    def stop_following(self) -> None:
+        """Let the stream end with what is there now."""
+        self._following = False
+        self._wake.set()
+
+    async def written(self, format: Format) -> AsyncGenerator[bytes]:
+        """The stream, in blocks; it ends after the terminal event, after `stop_following`, or when the reader's key is
+        no longer good.
         """
         session, follower = self._session, self._session.follower
         assert follower is not None
@@ -110,13 +117,13 @@ class Stream:
                     session.log_read(follower)
                 if held := session.take():
                     yield b"".join([format.gap(item) if isinstance(item, Gap) else format.event(item) for item in held])
-                elif follower.state is State.DONE or (not follow and follower.state is State.LIVE):
+                elif follower.state is State.DONE or (not self._following and follower.state is State.LIVE):
                     return
                 elif draining.done():
                     settings = self._commands.settings
                     yield format.goodbye(random.randint(0, settings.reconnect_ms))
                     return
-                elif follower.state is State.LIVE and not await self._woken() and format.heartbeat:
+                elif follower.state is State.LIVE and not await self._woken():
                     yield format.heartbeat
         finally:
             draining.cancel()
@@ -128,7 +135,7 @@ class Stream:
 
     async def _woken(self) -> bool:
         try:
-            async with asyncio.timeout(HEARTBEAT_S):
+            async with asyncio.timeout(self._commands.settings.heartbeat_s):
                 await self._wake.wait()
         except TimeoutError:
             return False
@@ -141,18 +148,36 @@ class Stream:
                 await self._commands.cancel_after_disconnect(self._who, job)
 
 
-class StreamResponse(StreamingResponse):
-    """A response that ends its stream's following, whether or not it was ever iterated."""
+class StreamResponse(Response):
+    """A response that ends its stream's following, whether or not it was ever iterated.
 
-    def __init__(
-        self, stream: Stream, format: Format, *, follow: bool = True, headers: dict[str, str] | None = None
-    ) -> None:
-        headers = {"Cache-Control": "no-cache", "Vary": "Accept", "X-Accel-Buffering": "no", **(headers or {})}
-        super().__init__(stream.written(format, follow=follow), headers=headers, media_type=format.media_type)
+    A client may close its side of the connection and go on reading (RFC 9293 §3.6): it is sent what is there already.
+    """
+
+    def __init__(self, stream: Stream, format: Format, headers: dict[str, str] | None = None) -> None:
+        self.status_code, self.media_type, self.background = 200, format.media_type, None
+        self.init_headers({"Cache-Control": "no-cache", "Vary": "Accept", "X-Accel-Buffering": "no", **(headers or {})})
         self._stream = stream
+        self._format = format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        leaving = asyncio.ensure_future(wait_for_disconnect(receive))
+        leaving.add_done_callback(lambda _: self._stream.stop_following())
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(OSError, ClientGone):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                async with aclosing(self._stream.written(self._format)) as blocks:
+                    async for block in blocks:
+                        if leaving.done() and reads_no_more(scope):
+                            return
+                        await send({"type": "http.response.body", "body": block, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
+            leaving.cancel()
             await self._stream.close(left=True)
+
+
+def reads_no_more(scope: Scope) -> bool:
+    """Of a client that has disconnected: is the connection closed, or was only its side of it?"""
+    connection = connection_of(scope)
+    return connection is None or connection.is_closing()
