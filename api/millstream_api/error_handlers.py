@@ -20,18 +20,18 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:
-        return problem_response(error, request.url.path)
+        return problem_response(error, request.scope["path"])
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        path, headers = request.url.path, dict(error.headers or {})
+        path, headers = request.scope["path"], dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_allowed(app, request))
         return plain_problem(error.status_code, str(error.detail), path, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
-        return problem_response(_invalid(error), request.url.path)
+        return problem_response(_invalid(error), request.scope["path"])
 
     app.add_exception_handler(Exception, unexpected)
 
@@ -48,14 +48,14 @@ def _allowed(app: FastAPI, request: Request) -> list[str]:
     found = [m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
     if not found:  # static files
         found = ["GET"]
-    return ["HEAD", *found] if "GET" in found and has_head(request.url.path) else found
+    return ["HEAD", *found] if "GET" in found and has_head(request.scope["path"]) else found
 
 
 async def unexpected(request: Request, error: Exception) -> Response:
     """The response to an unexpected error. The server logs the traceback and closes the connection."""
-    log.error("request failed", method=request.method, path=request.url.path, error=repr(error))
+    log.error("request failed", method=request.method, path=request.scope["path"], error=repr(error))
     detail = "Something went wrong here; it has been logged."
-    response = problem_response(Problem("internal_error", detail), request.url.path)
+    response = problem_response(Problem("internal_error", detail), request.scope["path"])
     response.headers["Connection"] = "close"
     return response
 

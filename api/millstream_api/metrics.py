@@ -20,8 +20,10 @@ from millstream.protocol.errors import Problem
 from millstream_api.files.sending import Traffic
 from millstream_api.jobs.commands import Commands, Fleet
 from millstream_api.jobs.websocket import Sockets
+from millstream_api.negotiation import most_wanted
 from millstream_api.wire.population import Population
 
+FORMATS = ("text/plain", "application/openmetrics-text")
 STORE_S = 2  # how long the store may take to tell of the fleet
 Values = float | Mapping[Any, float]  # one value, or one by label (a tuple: by labels)
 
@@ -49,7 +51,8 @@ async def exposition(sources: Sources, accept: str) -> tuple[bytes, str]:
     registry.register(_Read([*_of_this_process(sources), *_of_the_fleet(fleet)]))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
-    encode, media_type = choose_encoder(accept)
+    # Not of the header itself: there are versions that it stumbles over.
+    encode, media_type = choose_encoder(most_wanted(accept, FORMATS))
     return encode(registry), media_type
 
 

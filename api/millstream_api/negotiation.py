@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-MAX_ITEMS = 100  # of one header; parsing the thousands that a long one can hold would hold up other requests
+MAX_ITEMS = 100  # of a header, and parameters of an item: parsing thousands would hold up other requests
 
 
 def weights(header: str | None) -> dict[str, float]:
@@ -19,6 +19,8 @@ def weights(header: str | None) -> dict[str, float]:
                 weight = 0.0
                 with suppress(ValueError):
                     weight = float(parameter[2:])
+                if not 0 <= weight <= 1:  # nor is it a number, where it is "nan"
+                    weight = 0.0
         if name:
             found[name] = weight
     return found

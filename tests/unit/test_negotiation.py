@@ -17,6 +17,7 @@ from millstream_api.negotiation import MAX_ITEMS, most_wanted, weights
         ("gzip;q=0.5, BR ; Q=1", {"gzip": 0.5, "br": 1}),
         ("text/html;level=1;q=0.3,*/*;q=0", {"text/html": 0.3, "*/*": 0}),
         ("gzip;q=much", {"gzip": 0}),
+        *((f"gzip;q={weight}", {"gzip": 0}) for weight in ("nan", "inf", "-inf", "-1", "1.1", "1e400", "")),
     ],
 )
 def test_each_item_has_its_weight(header: str | None, found: dict[str, float]) -> None:

@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import BeforeValidator
@@ -188,8 +189,8 @@ async def jobs(
     found = await commands.jobs(who, status=status or "", analysis=analysis, limit=limit, before=before)
     headers = {}
     if found:
-        following = request.url.include_query_params(before=found[-1].job)
-        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+        query = [(name, value) for name, value in request.query_params.multi_items() if name != "before"]
+        headers["Link"] = f'</jobs?{urlencode([*query, ("before", found[-1].job)])}>; rel="next"'
     return _json(b"[%b]" % b",".join(snapshot.as_json() for snapshot in found), 200, headers)
 
 

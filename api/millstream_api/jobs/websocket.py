@@ -6,7 +6,6 @@ from base64 import urlsafe_b64decode
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from urllib.parse import urlsplit
 
 import structlog
 from starlette.requests import HTTPConnection
@@ -263,8 +262,7 @@ def _check_origin(request: HTTPConnection, listed: str) -> None:
     origin = request.headers.get("origin")
     if origin is None or origin in {item.strip() for item in listed.split(",")}:
         return
-    parts = urlsplit(origin)
-    secure = request.url.scheme == "wss"
-    if parts.netloc == request.headers.get("host") and parts.scheme == ("https" if secure else "http"):
+    scheme = "https" if request.scope["scheme"] == "wss" else "http"
+    if origin == f"{scheme}://{request.headers.get('host')}":
         return
     raise Problem("forbidden", f"Pages of {origin[:100]} may not open sockets here; MILLSTREAM_ORIGINS lists who may.")
