@@ -41,6 +41,7 @@ from millstream_api.wire.population import Population
 
 log = structlog.get_logger("millstream.api")
 
+QUERY_PARAMETERS = 100  # of a request that is not for files
 SWEEP_S = 1
 SPARE_DESCRIPTORS = 256  # of this process: the store's connections, logs, listeners, and RESERVE
 
@@ -83,6 +84,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         for warning in await store.durability_warnings():
             log.warning("the store is not configured for durability", warning=warning)
         await relay.open()
+        app.openapi()  # it takes long the first time
         background.when(relay.catalog_changed, "read the catalog", commands.refresh)
         background.every(settings.check_s, "expire jobs", commands.expire)
         background.every(settings.check_s, "check quiet logs", relay.check)
@@ -190,6 +192,9 @@ def with_files(app: FastAPI) -> ASGIApp:
             await files(scope, receive, send)
         elif kind == "http" and (path == UPLOADS or path.startswith(UPLOADS + "/")):
             await resumable(scope, receive, send)
+        elif kind == "http" and scope["query_string"].count(b"&") >= QUERY_PARAMETERS:
+            detail = f"The query has more than {QUERY_PARAMETERS} parameters."
+            await plain_problem(400, "Bad Request", path, detail)(scope, receive, send)
         elif kind == "websocket":
             await behind_proxy(scope, receive, send)
         elif kind == "http" and scope["method"] == "HEAD" and has_head(path):

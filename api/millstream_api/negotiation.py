@@ -12,7 +12,7 @@ def weights(header: str | None) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for item in (header or "").split(",", MAX_ITEMS)[:MAX_ITEMS]:
-        name, *parameters = [part.strip().lower() for part in item.split(";")]
+        name, *parameters = [part.strip().lower() for part in item.split(";", MAX_ITEMS)[:MAX_ITEMS]]
         weight = 1.0
         for parameter in parameters:
             if parameter.startswith("q="):

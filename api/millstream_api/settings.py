@@ -32,7 +32,9 @@ class ApiSettings(Settings):
     upload_threads: int = Field(8, ge=1, description="threads that write uploads to the disk")
     upload_life_s: float = Field(86_400, gt=0, description="seconds that an unfinished resumable upload is kept")
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="bytes in one frame or request body")
-    json_values: int = Field(50_000, ge=100, description="JSON values in one frame of millstream.v1 or request body")
+    json_values: int = Field(
+        50_000, ge=100, description="JSON values and names of members in one frame of millstream.v1 or request body"
+    )
     batch: int = Field(100, ge=1, description="requests in one JSON-RPC batch")
     head_bytes: int = Field(
         64 * 1024, ge=1024, description="bytes of a request's first line and headers; more is refused with 431"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from millstream_api.app import QUERY_PARAMETERS
 from tests.integration.conftest import Stack
 from tests.integration.web import raw
 
@@ -116,6 +117,12 @@ async def test_what_is_odd_is_answered_without_a_defect(stack: Stack, kind: str)
 async def test_an_origin_that_is_none_may_not_open_a_socket(stack: Stack, origin: bytes) -> None:
     request = head(b"GET /ws", b"Origin: " + origin).replace(b"Connection: close\r\n", SOCKET)
     assert await status(stack, request) == 403
+
+
+async def test_a_query_of_too_many_parameters_is_refused(stack: Stack) -> None:
+    for target, number in ((b"/jobs?", 400), (b"/nothing?", 400), (b"/healthz?", 400)):
+        assert await status(stack, head(b"GET " + target + b"a=b&" * QUERY_PARAMETERS)) == number
+        assert await status(stack, head(b"GET " + target + b"a=b&" * (QUERY_PARAMETERS - 1))) != number
 
 
 async def test_metrics_are_told_in_the_format_that_is_wanted_most(stack: Stack) -> None:

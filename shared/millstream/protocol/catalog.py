@@ -1,6 +1,6 @@
 """The analyses that workers advertise, as the API knows them. No I/O."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -10,7 +10,8 @@ import jsonschema_rs
 from millstream.protocol.errors import Problem, pointer, sentence
 from millstream.protocol.fleet import Advertisement, AnalysisInfo
 
-EXPLAINED = 500  # values; a long string or number counts as several
+Found = tuple[Sequence[str | int], str]  # the path of what is wrong, and what is
+EXPLAINED = 100  # values whose errors are explained
 
 
 class Entry(Advertisement):
@@ -25,42 +26,57 @@ class Entry(Advertisement):
         """Raises Problem invalid_params, which names each member that is wrong and what was expected."""
         if self.validator.is_valid(params):
             return
-        found = self._explain(params) if is_small(params) else self._name_members(params)
-        errors = [{"pointer": pointer(["params", *path]), "detail": detail} for path, detail in found]
-        raise Problem("invalid_params", f"{self.name}: {sentence(errors)}.", errors[:50])
+        found = _explain(self.validator, params) if weight(params) <= EXPLAINED else self._explain_members(params)
+        errors = [{"pointer": pointer(["params", *path]), "detail": detail} for path, detail in islice(found, 50)]
+        if not errors:  # none of the members is wrong by itself
+            errors = [{"pointer": "/params", "detail": f"They do not match the schema of {self.name}"}]
+        raise Problem("invalid_params", f"{self.name}: {sentence(errors)}.", errors)
 
-    def _explain(self, params: dict[str, Any]) -> list[tuple[Sequence[str | int], str]]:
-        """Each error. It takes some 10 µs for each value that is wrong, and quotes the values."""
-        return [(error.instance_path, error.message[:300]) for error in self.validator.iter_errors(params)]
+    @cached_property
+    def _member_validator(self) -> Any:
+        return jsonschema_rs.validator_for({**self.params_schema, "required": []})
 
-    def _name_members(self, params: dict[str, Any]) -> list[tuple[Sequence[str | int], str]]:
-        """Which members are wrong by themselves, or that all are wrong together: for parameters that are large."""
-        by_itself = jsonschema_rs.validator_for({**self.params_schema, "required": []})
-        members = islice(params.items(), EXPLAINED)
-        wrong = [name for name, value in members if not by_itself.is_valid({name: value})]
-        detail = f"It is not what the schema of {self.name} expects here, and too large to say more"
-        return [([name[:200]], detail) for name in wrong] or [([], detail)]
+    def _explain_members(self, params: dict[str, Any]) -> Iterator[Found]:
+        """Of parameters that are large: what is wrong with each member by itself, where that is not too large, too."""
+        room = EXPLAINED
+        for name, value in islice(params.items(), EXPLAINED):
+            member = {name: value}
+            if self._member_validator.is_valid(member):
+                continue
+            room -= weight(member)
+            if room >= 0:
+                yield from _explain(self._member_validator, member)
+            else:
+                yield [name[:200]], f"It is not what the schema of {self.name} expects, and too large to say more"
+        for name in self.params_schema.get("required", []):
+            if name not in params:
+                yield [], f'"{name}" is a required property'
 
     def as_dict(self) -> dict[str, Any]:
         """As `analysis.list` shows it."""
         return {name: getattr(self, name) for name in AnalysisInfo.model_fields}
 
 
-def is_small(params: Any) -> bool:
-    """Are there so few values and characters that each error can be explained?"""
-    room, pending = EXPLAINED, [params]
-    while pending and room > 0:
+def _explain(validator: Any, params: dict[str, Any]) -> Iterator[Found]:
+    """Each error. It takes some 10 µs for each value that is wrong, and quotes the values."""
+    return ((error.instance_path, error.message[:300]) for error in validator.iter_errors(params))
+
+
+def weight(value: Any) -> int:
+    """How many values there are in a value, where long strings and numbers count as several; no more than needed."""
+    found, pending = 0, [value]
+    while pending and found <= EXPLAINED:
         item = pending.pop()
-        room -= 1
+        found += 1
         if isinstance(item, str):
-            room -= len(item) // 32
+            found += len(item) // 32
         elif isinstance(item, int):
-            room -= item.bit_length() // 128
+            found += item.bit_length() // 128
         elif isinstance(item, dict):
             pending += [*item, *item.values()]
         elif isinstance(item, list):
             pending += item
-    return room > 0
+    return found
 
 
 class Catalog:

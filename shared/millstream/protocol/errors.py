@@ -26,7 +26,8 @@ class ProblemType:
 PROBLEM_TYPES: dict[str, ProblemType] = {
     "parse_error": ProblemType(
         -32700, 400, "The message is not JSON",
-        "The frame or body could not be read as JSON, or is nested deeper than 200 levels.",
+        "The frame or body could not be read as JSON, is nested deeper than 200 levels, or "
+        "has a number of 400 digits or more.",
         "Send one JSON document, in UTF-8, without NaN or Infinity.",
         on_submit=True,
     ),

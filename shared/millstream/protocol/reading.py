@@ -1,7 +1,7 @@
-"""JSON from clients: read within a limit of values, and checked against a model. No I/O.
+"""JSON from clients: read within limits, and checked against a model. No I/O.
 
-A document of a megabyte may hold half a million values. Reading it would stop the event loop for a tenth of a second,
-so values are counted before, by counting characters.
+A document of a megabyte may hold half a million values, or numbers of thousands of digits. Reading it would stop the
+event loop for a tenth of a second, so these are counted before, by looking at characters.
 """
 
 from typing import Any, TypeVar
@@ -11,7 +11,10 @@ from pydantic_core import from_json
 
 from millstream.protocol.errors import Problem, sentence, validation_errors
 
-MANY = 100  # parameters that are looked at one by one; no method has as many
+DIGITS = 400  # of a number; a float has 309 at most
+ALIKE = bytes.maketrans(b"123456789", b"0" * 9)
+LONG = b"0" * DIGITS
+MANY = 25  # parameters that are looked at one by one; no method has as many
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -21,26 +24,47 @@ def read_json(text: str | bytes, max_values: int, *, what: str) -> Any:
     try:
         decoded = text if isinstance(text, str) else text.decode()
         if has_more_values(decoded, max_values):
-            detail = f"The {what} holds more than {max_values} JSON values. Send fewer, or refer to a file."
+            detail = f"The {what} holds more than {max_values} JSON values and names. Send fewer, or refer to a file."
             raise Problem("payload_too_large", detail)
+        if has_long_number(decoded):
+            raise ValueError(f"a number has {DIGITS} digits or more")
         return from_json(decoded, allow_inf_nan=False)
     except ValueError as error:
         raise Problem("parse_error", f"The {what} is not JSON: {error}.") from None
 
 
 def has_more_values(text: str, limit: int) -> bool:
-    """Does a JSON document hold more values than `limit`? Exact unless an empty array or object has blanks in it."""
+    """Does a JSON document hold more values than `limit`, names of members included?
+
+    Exact unless an empty array or object has blanks in it.
+    """
     if len(text) <= limit or _values(text) <= limit:  # where a comma in a string counts, too
         return False
-    bare = text.replace("\\\\", "").replace('\\"', "")
-    if bare.count('"') > 4 * limit:  # a value has two quotes at most, and so has its name
-        return True
-    return _values("_".join(bare.split('"')[::2])) > limit  # without the content of strings
+    bare = _without_escapes(text)
+    return bare.count('"') > 2 * limit or _values(_outside_strings(bare)) > limit
 
 
 def _values(text: str) -> int:
-    """The whole document is a value, and so is what follows a comma or an opening bracket."""
-    return 1 + sum(map(text.count, (",", "[", "{"))) - text.count("[]") - text.count("{}")
+    """The whole document is a value, and so is what follows a comma, a colon or an opening bracket."""
+    return 1 + sum(map(text.count, (",", ":", "[", "{"))) - text.count("[]") - text.count("{}")
+
+
+def has_long_number(text: str) -> bool:
+    """Does a JSON document hold a number that takes long to read? That grows with the square of its digits."""
+    return _has_long_run(text) and _has_long_run(_outside_strings(_without_escapes(text)))
+
+
+def _has_long_run(text: str) -> bool:
+    return LONG in text.encode(errors="replace").translate(ALIKE)
+
+
+def _without_escapes(text: str) -> str:
+    """Every quote that is left begins or ends a string."""
+    return text.replace("\\\\", "").replace('\\"', "")
+
+
+def _outside_strings(bare: str) -> str:
+    return "_".join(bare.split('"')[::2])
 
 
 def read_params(model: type[Model], params: Any, what: str) -> Model:
