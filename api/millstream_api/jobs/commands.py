@@ -101,15 +101,12 @@ class Commands:
             timeout_s=request.timeout_s or entry.timeout_s,
             delay_s=request.delay_s,
             key=request.key or "",
-            fingerprint=await self._fingerprint(request, len(body)) if request.key else "",
+            fingerprint=await fingerprint(request, len(body)) if request.key else "",
             node=self.relay.node if follow else "",
             terminal_only=request.events == "terminal",
         )
         with STORE_CALL:
             return await self.stores.of(job).submit(new)
-
-    async def _fingerprint(self, request: Submit, size: int) -> str:
-        return await asyncio.to_thread(fingerprint, request) if size > LARGE else fingerprint(request)
 
     async def get(self, who: Principal, job: str) -> Snapshot:
         who.require("read")
@@ -232,10 +229,14 @@ def _body(analysis: str, params: dict[str, Any]) -> bytes:
     return b'{"t":null,"f":%b,"a":[],"k":%b,"et":%d}' % (to_json(analysis), written, time.time_ns() // 1_000_000)
 
 
-def fingerprint(request: Submit) -> str:
-    """What must be the same when a key is used again; the order of members does not matter. Large
-    parameters take some 50 ms of Python, which leave the event loop its turns when a thread spends them.
+async def fingerprint(request: Submit, size: int) -> str:
+    """What must be the same when a key is used again; the order of members does not matter. Parameters of a large
+    `size` take some 50 ms of Python, which leave the event loop its turns when a thread spends them.
     """
+    return await asyncio.to_thread(_digest, request) if size > LARGE else _digest(request)
+
+
+def _digest(request: Submit) -> str:
     fields = request.model_dump(include={"analysis", "params", "timeout_s", "max_attempts", "priority", "delay_s"})
     return hashlib.sha256(to_json(_sorted(fields))).hexdigest()
 
