@@ -37,9 +37,13 @@ VERSIONS = [
 ACCEPTS = [
     *(b"application/openmetrics-text; version=" + version for version in VERSIONS),
     *(b"text/plain; version=" + version for version in VERSIONS),
-    b"*/*;q=nan", b"*/*;q=inf", b"*/*;q=-1", b"*/*;q=1e400", b";;;", b",,,", b"a;q", b"a/b;q==1", b"\xff/*", b"a," * 20_000,
+    b"*/*;q=nan", b"*/*;q=inf", b"*/*;q=-1", b"*/*;q=1e400", b";;;", b",,,", b"a;q", b"a/b;q==1", b"\xff/*",
+    b"a," * 20_000,
 ]  # fmt: skip
-SOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+SOCKET = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 NUMBERS = [b"", b"x", b"1e3", b"-1", b"+1", b" 1", b"1_000", b"9" * 5000, b"\xd9\xa3", b"0x10", b"1.0", b"nan", b"\xff"]
 ESCAPES = [b"%", b"%zz", b"%00", b"%ff", b"%ED%A0%80", b"%C3", b"%2e%2e%2f", b"%0a", b"%5B", b"\xff", b"%E2%80%A8"]
 CURSORS = [*NUMBERS, b"1-", b"-", b"1-1-1", b"\xd9\xa3-1", b"1" * 5000 + b"-1", b"0-0\t"]

@@ -329,7 +329,7 @@ API: list[Mutant] = [
         "tests/integration/test_limits.py::test_names_that_are_not_known_do_not_cost_the_store_a_look_each",
     ),
     Mutant(
-        "B01",
+        "BD01",
         "A batch over the limit is one error, and nothing of it is carried out.",
         "shared/millstream/protocol/messages.py",
         "if len(document) > max_batch:",
@@ -337,7 +337,7 @@ API: list[Mutant] = [
         "tests/unit/test_session.py::test_a_batch_over_the_limit_is_one_error_and_nothing_of_it_is_carried_out",
     ),
     Mutant(
-        "B02",
+        "BD02",
         "Values are counted before they are read.",
         "shared/millstream/protocol/reading.py",
         "if has_more_values(decoded, max_values):",
@@ -345,7 +345,7 @@ API: list[Mutant] = [
         "tests/unit/test_reading.py::test_more_values_than_the_limit_are_refused_before_they_are_read",
     ),
     Mutant(
-        "B03",
+        "BD03",
         "No answer is made while those that are held leave no room.",
         "api/millstream_api/jobs/rpc_session.py",
         "is not LargeAnswer or self._bytes + held < bound:",
@@ -353,7 +353,7 @@ API: list[Mutant] = [
         "tests/unit/test_session.py::test_no_answer_is_made_while_those_that_are_held_leave_no_room",
     ),
     Mutant(
-        "B04",
+        "BD04",
         "Reading stops while large requests are carried out.",
         "api/millstream_api/jobs/rpc_session.py",
         "max(self._bytes, self._asked)",
@@ -361,7 +361,7 @@ API: list[Mutant] = [
         "tests/unit/test_session.py::test_reading_stops_while_large_requests_are_carried_out",
     ),
     Mutant(
-        "B05",
+        "BD05",
         "A plain frame that comes while others wait for room waits behind them.",
         "api/millstream_api/jobs/methods.py",
         "    if not caller.waiting:",
@@ -369,7 +369,7 @@ API: list[Mutant] = [
         "tests/unit/test_waiting_for_room.py::test_frames_are_accepted_in_their_order_as_there_is_room",
     ),
     Mutant(
-        "B06",
+        "BD06",
         "What is wrong with large parameters is told without quoting them.",
         "shared/millstream/protocol/catalog.py",
         "if weight(params) <= EXPLAINED",
@@ -377,7 +377,7 @@ API: list[Mutant] = [
         "tests/unit/test_catalog.py::test_of_large_parameters_the_members_that_are_wrong_are_named",
     ),
     Mutant(
-        "B07",
+        "BD07",
         "A stream whose client has closed its side of the connection ends with what is there.",
         "api/millstream_api/jobs/streams.py",
         "        leaving.add_done_callback(lambda _: self._stream.stop_following())\n",
@@ -385,7 +385,7 @@ API: list[Mutant] = [
         "tests/integration/test_half_closed.py::test_a_stream_is_sent_as_far_as_it_goes_and_ends",
     ),
     Mutant(
-        "B08",
+        "BD08",
         "Who may still read is waited for, unless the job is to be cancelled.",
         "api/millstream_api/jobs/http.py",
         "if stays and not reads_no_more(request.scope):",

@@ -157,8 +157,8 @@ async def submit(
 
 
 async def _wait(request: Request, stream: Stream, wait_s: float, *, stays: bool) -> None:
-    """Wait for the end of a stream's job. A client that leaves is waited for no longer, unless it `stays`: it has closed
-    its side of the connection, may still read, and wants its job to go on.
+    """Wait for the end of a stream's job. A client that leaves is waited for no longer, unless it `stays`: it closed
+    its side of the connection only, and wants its job to go on.
     """
     ending = asyncio.ensure_future(stream.end())
     leaving = asyncio.ensure_future(wait_for_disconnect(request.receive))
