@@ -20,7 +20,7 @@ from millstream_api.jobs.hub import Hub
 from millstream_api.settings import ApiSettings
 from millstream_api.wire.connection import CONNECTION, ClientGone
 from tests.integration.conftest import Stack
-from tests.integration.web import JSONL, SSE
+from tests.integration.web import JSONL, SSE, raw
 from tests.processes import until
 
 
@@ -201,3 +201,23 @@ async def test_a_wait_ends_for_a_client_that_has_left(app: FastAPI, connection: 
     assert hub(app).followers == {}
     found = json.loads(exchange.text)["status"]
     assert (found == "cancelled") is (on_disconnect == "cancel")
+
+
+async def test_over_a_real_socket_a_wait_and_a_stream_are_answered(stack: Stack) -> None:
+    body = b'{"analysis":"process","params":{"text":"x","delay_s":0.05}}'
+    head = b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n\r\n"
+    async with raw(stack.api) as (reader, writer):
+        writer.write(head % (len(body), b"Prefer: wait=20") + body)
+        writer.write_eof()
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    job = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert job["result"] == "Processed data: x"
+    async with raw(stack.api) as (reader, writer):
+        writer.write(
+            b"GET /jobs/%b/events HTTP/1.1\r\nHost: x\r\nAccept: %b\r\n\r\n" % (job["job"].encode(), JSONL.encode())
+        )
+        writer.write_eof()
+        answer = await reader.read()
+    assert answer.count(b'"seq":') == 3
+    assert answer.endswith(b"0\r\n\r\n"), "the stream is complete"
