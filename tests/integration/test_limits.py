@@ -16,6 +16,7 @@ from millstream_api.settings import ApiSettings
 from millstream_worker.settings import WorkerSettings
 from tests.integration.conftest import ANALYSES, Client, Stack, database
 from tests.integration.rpc import Refused, Rpc, plain, rpc
+from tests.integration.web import problem, web
 from tests.integration.within import within
 from tests.processes import Process, Processes, until
 
@@ -232,3 +233,19 @@ def test_the_limits_of_the_contract_are_the_defaults() -> None:
     assert (api.max_body_bytes, worker.event_bytes) == (1024 * 1024, 1024 * 1024)
     assert (api.connection_in_flight, api.keep_s, api.life_s) == (1000, 3600, 86_400)
     assert (worker.lease_s, worker.max_jobs) == (10, 100)
+
+
+async def test_members_of_a_batch_and_values_of_a_message_are_limited(small: Stack) -> None:
+    submit = {"analysis": "process", "params": {"text": "x", "more": [1] * 100}}
+    async with within(small.store, batch=2, json_values=100) as here, rpc(here.api) as client, web(here.api) as http:
+        pings = [{"jsonrpc": "2.0", "method": "ping", "id": id} for id in range(3)]
+        await client.send(pings)
+        error = (await client.reply(None))["error"]
+        assert (error["data"]["type"], error["data"]["detail"][:32]) == (
+            "/problems/invalid_request", "A batch holds at most 2 requests",
+        )  # fmt: skip
+        client.frames.clear()
+        await client.send({"jsonrpc": "2.0", "method": "job.submit", "params": submit, "id": 1})
+        assert (await client.reply(None))["error"]["data"]["type"] == "/problems/payload_too_large"
+        problem(await http.post("/jobs", json=submit), "payload_too_large")
+        assert await client.call("ping") == {}

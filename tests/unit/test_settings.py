@@ -127,3 +127,9 @@ def test_no_more_connections_are_taken_than_there_are_descriptors_for(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
     assert connections_possible(25_000) == possible
+
+
+def test_a_wait_is_over_before_a_proxys_usual_minute_and_a_quiet_stream_is_heard_of_within_it() -> None:
+    settings = ApiSettings(_env_file=None)
+    assert settings.wait_s <= 55
+    assert settings.heartbeat_s <= 30
