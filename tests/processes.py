@@ -124,7 +124,7 @@ class Processes:
     async def api(self, store: Process, port: int | None = None, **environment: str) -> Process:
         port = port or free_port()
         arguments = [sys.executable, "-P", "-m", "millstream_api", "--port", str(port)]
-        settings = {"MILLSTREAM_REDIS_URL": store.url, **environment}
+        settings = {"MILLSTREAM_REDIS_URL": store.url, "MILLSTREAM_HOSTS": "x", **environment}  # of requests by hand
         process = await self._start("api", arguments, settings, f"http://127.0.0.1:{port}")
         await self.answers(process)
         return process

@@ -3,7 +3,6 @@
 import resource
 import sys
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -13,6 +12,7 @@ from millstream.apikeys import BadKeyFile, Keys
 from millstream.confined_fs import NoDirectory
 from millstream.settings import explain, settings_table
 from millstream.telemetry import set_up_logging
+from millstream_api.hosts import is_loopback
 from millstream_api.server import make_server
 from millstream_api.settings import ApiSettings
 
@@ -28,14 +28,6 @@ OPEN_TO_ALL = """Any client that reaches {host} could use this server, because n
   make keys (millstream keys new NAME --scope submit --scope read) and set MILLSTREAM_API_KEYS_FILE,
   or listen on this machine only (--host 127.0.0.1),
   or allow it: MILLSTREAM_INSECURE=true."""
-
-
-def is_loopback(host: str) -> bool:
-    """Does only this machine reach it?"""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @app.default

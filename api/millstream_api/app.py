@@ -1,7 +1,6 @@
 """The ASGI application: which path is served by what, and what is opened at startup and closed at shutdown."""
 
 import asyncio
-import os
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -27,6 +26,7 @@ from millstream_api.files.sending import Traffic
 from millstream_api.files.tus import PREFIX as UPLOADS
 from millstream_api.files.tus import Tus
 from millstream_api.files.uploads import Uploads, sweep
+from millstream_api.hosts import answering_hosts
 from millstream_api.jobs import http as jobs
 from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.relay import Relay
@@ -34,6 +34,7 @@ from millstream_api.jobs.schemas import TrafficInfo
 from millstream_api.jobs.stores import Stores
 from millstream_api.jobs.websocket import Sockets
 from millstream_api.metrics import Sources, exposition
+from millstream_api.prefix import below_prefix
 from millstream_api.problems import plain_problem, problem_response, problems
 from millstream_api.published.specifications import publish
 from millstream_api.settings import ApiSettings
@@ -108,11 +109,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.population = Population(
         most=connections_possible(settings.total_connections),
         most_of_address=settings.address_connections,
-        exempt=lambda address: address in ("127.0.0.1", "::1"),
+        exempt=settings.is_trusted,
     )
     answer_with_problems(app)
     app.include_router(jobs.router)
-    publish(app)
+    publish(app, settings.root_path)
 
     @app.get("/streams", tags=["server"], responses=problems("unauthorized", "forbidden"))
     async def streams(who: jobs.Who) -> TrafficInfo:
@@ -179,9 +180,6 @@ def with_files(app: FastAPI) -> ASGIApp:
         else:
             await app(scope, receive, send)
 
-    # uvicorn would wrap the whole app in it. The check of the WebSocket's Origin needs it, files do not.
-    trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
-    behind_proxy: ASGIApp = ProxyHeadersMiddleware(with_sockets, trusted)  # type: ignore[arg-type, assignment]
     uploads = Uploads(settings, directory)
     files = answer_unexpected_errors(Files(settings, keys, directory, uploads, app.state.traffic, app.state.draining))
     resumable = answer_unexpected_errors(Tus(settings, keys, directory, uploads))
@@ -196,11 +194,11 @@ def with_files(app: FastAPI) -> ASGIApp:
             detail = f"The query has more than {QUERY_PARAMETERS} parameters."
             await plain_problem(400, "Bad Request", path, detail)(scope, receive, send)
         elif kind == "websocket":
-            await behind_proxy(scope, receive, send)
+            await with_sockets(scope, receive, send)
         elif kind == "http" and scope["method"] == "HEAD" and has_head(path):
-            await behind_proxy({**scope, "method": "GET"}, receive, send)  # the server omits the body
+            await with_sockets({**scope, "method": "GET"}, receive, send)  # the server omits the body
         else:
-            await behind_proxy(scope, receive, send)
+            await with_sockets(scope, receive, send)
 
     whole: ASGIApp = route
     if settings.cors_origins:
@@ -211,7 +209,8 @@ def with_files(app: FastAPI) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    return whole
+    whole = ProxyHeadersMiddleware(whole, settings.trusted_proxies)  # type: ignore[arg-type, assignment]
+    return below_prefix(answering_hosts(whole, settings), settings.root_path)
 
 
 def connections_possible(most: int) -> int:

@@ -1,10 +1,18 @@
 """What can be set for the API."""
 
+import re
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from millstream.settings import Settings
+
+#: The first parts of the API's own paths: none may be a root path's, which is told from them by its beginning.
+FIRST_PARTS = {
+    "analyses", "async_route", "asyncapi", "asyncapi.json", "docs", "files", "healthz", "jobs", "metrics",
+    "openapi.json", "problems", "queues", "readyz", "stream", "streams", "uploads", "workers", "ws",
+}  # fmt: skip
 
 
 class ApiSettings(Settings):
@@ -89,3 +97,63 @@ class ApiSettings(Settings):
     origins: str = Field(
         "", description="additional origins allowed to open a WebSocket (same origin always is), comma-separated"
     )
+    hosts: str = Field(
+        "",
+        description="host names and addresses in `Host` that are answered, beside this machine's own; comma-separated, "
+        "*.x for every name below x; not set: those alone, but all with API keys or MILLSTREAM_INSECURE",
+    )
+    root_path: str = Field("", description="the path below which a proxy publishes the API, such as /millstream")
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1",
+        description="addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, "
+        "comma-separated",
+    )
+
+    def is_trusted(self, address: str) -> bool:
+        """Is it a trusted proxy's address?"""
+        networks = map(ip_network, _listed(self.trusted_proxies))
+        try:
+            return any(ip_address(address) in network for network in networks)
+        except ValueError:
+            return False
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts(cls, text: str) -> str:
+        return ",".join(map(_host, _listed(text)))
+
+    @field_validator("root_path")
+    @classmethod
+    def _root_path(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", path):
+            raise ValueError("a path is expected, such as /millstream: of letters, digits and - . _ ~")
+        first = path[1:].partition("/")[0]
+        if first in FIRST_PARTS:
+            raise ValueError(f"the API has paths of its own that begin with /{first}: choose another")
+        return path
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _trusted_proxies(cls, text: str) -> str:
+        for network in _listed(text):
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{error}: addresses and networks are expected, such as 10.0.0.0/8") from None
+        return ",".join(_listed(text))
+
+
+def _listed(text: str) -> list[str]:
+    return [item for part in text.split(",") if (item := part.strip())]
+
+
+def _host(text: str) -> str:
+    """A host as `Host` has it, without a port. Raises ValueError."""
+    host = text.lower().removeprefix("[").removesuffix("]")
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        if re.fullmatch(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
+            return host
+    raise ValueError(f"{text} is not a host: names and addresses are expected, without scheme and port")

@@ -71,7 +71,7 @@ def children(pid: int) -> list[int]:
 
 
 def request(path: str) -> bytes:
-    return f"GET /files/{path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+    return f"GET /files/{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 class Connection:

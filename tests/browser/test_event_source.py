@@ -78,6 +78,7 @@ async def test_the_pages_need_no_other_site(live: Live, browser: Browser, path: 
     asked, wrong = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda message: wrong.append(message.text) if "Security Policy" in message.text else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     await page.goto(live.api.url + path)
     await page.wait_for_load_state("networkidle")

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import re
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from functools import cache
+from hashlib import sha256
 from html.parser import HTMLParser
 from typing import Any
 
@@ -169,6 +171,19 @@ async def test_a_page_needs_no_other_site_and_all_it_loads_is_served(http: httpx
             assert (await http.get(link)).status_code == 200, link
     for link in re.findall(r"url: *'([^']+)'", answer.text):
         assert (await http.get(link)).status_code == 200
+
+
+@pytest.mark.parametrize("page", ["/docs", "/asyncapi", "/problems", "/problems/queue_full"])
+async def test_a_page_runs_only_what_is_its_own_and_is_framed_by_none(http: httpx.AsyncClient, page: str) -> None:
+    answer = await http.get(page)
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    assert (policy["default-src"], policy["frame-ancestors"], policy["base-uri"]) == ("'none'", "'none'", "'none'")
+    for tag in ("script", "style"):
+        inline = re.findall(f"<{tag}>(.*?)</{tag}>", answer.text, re.DOTALL)
+        digests = [b64encode(sha256(text.encode()).digest()).decode() for text in inline]
+        assert policy[f"{tag}-src"].split() == ["'self'", *(f"'sha256-{digest}'" for digest in digests)]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
 
 
 async def test_the_page_of_the_socket_tells_of_every_method_event_and_error(http: httpx.AsyncClient) -> None:

@@ -5,17 +5,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from millstream.protocol.messages import SOCKET
 from millstream.settings import Settings, explain, settings_table
 from millstream.store.limits import Limits
 from millstream.store.scripts import load_scripts
-from millstream_api.app import connections_possible
-from millstream_api.settings import ApiSettings
+from millstream_api.app import connections_possible, create_app
+from millstream_api.settings import FIRST_PARTS, ApiSettings
 from millstream_worker.settings import WorkerSettings
 
 EVERY = [(tier, name, field) for tier in (ApiSettings, WorkerSettings) for name, field in tier.model_fields.items()]
+ANOTHER = {"root_path": "/else/where", "trusted_proxies": "10.0.0.0/8"}
 IDS = [f"{tier.__name__}.{name}" for tier, name, _ in EVERY]
 
 
@@ -27,8 +30,10 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def another(field: FieldInfo) -> tuple[str, Any]:
+def another(name: str, field: FieldInfo) -> tuple[str, Any]:
     """A value other than the default, as a variable and as what it means."""
+    if name in ANOTHER:
+        return ANOTHER[name], ANOTHER[name]
     kinds = get_args(field.annotation) or (field.annotation,)
     for kind, text, value in ((bool, "true", True), (Path, "/else/where", Path("/else/where")), (str, "else", "else")):
         if kind in kinds:
@@ -43,7 +48,7 @@ def another(field: FieldInfo) -> tuple[str, Any]:
 def test_each_setting_can_be_given_by_its_variable(
     tier: type[Settings], name: str, field: FieldInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text, value = another(field)
+    text, value = another(name, field)
     assert getattr(tier(), name) == field.default != value
     monkeypatch.setenv(f"MILLSTREAM_{name.upper()}", text)
     assert getattr(tier(), name) == value
@@ -70,6 +75,17 @@ def test_help_lists_every_setting_with_its_meaning_and_its_default(tier: type[Se
         (WorkerSettings, "log_level", "loud", "'debug'"),
         (ApiSettings, "queue_depth", "1.5", "integer"),
         (ApiSettings, "max_body_bytes", "1", "1024"),
+        (ApiSettings, "hosts", "https://a.example", "without scheme and port"),
+        (ApiSettings, "hosts", "a.example:8000", "without scheme and port"),
+        (ApiSettings, "hosts", "*", "names and addresses"),
+        (ApiSettings, "hosts", "a.*.example", "names and addresses"),
+        (ApiSettings, "root_path", "millstream", "/millstream"),
+        (ApiSettings, "root_path", "/a/../b//c", "/millstream"),
+        (ApiSettings, "root_path", "/<b>", "letters"),
+        (ApiSettings, "root_path", "/files/shared", "choose another"),
+        (ApiSettings, "trusted_proxies", "10.0.0.1/8", "has host bits set"),
+        (ApiSettings, "trusted_proxies", "127.0.0.1, proxy.example", "10.0.0.0/8"),
+        (ApiSettings, "trusted_proxies", "*", "10.0.0.0/8"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_it_was_and_what_is_expected(
@@ -81,6 +97,40 @@ def test_a_wrong_setting_is_named_with_what_it_was_and_what_is_expected(
     text = explain(caught.value)
     assert text.startswith(f"MILLSTREAM_{name.upper()}={wrong}: ")
     assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "meant"),
+    [
+        ("hosts", " A.Example, *.b.example ,[FD00::1],192.0.2.1, ", "a.example,*.b.example,fd00::1,192.0.2.1"),
+        ("root_path", "/", ""),
+        ("root_path", "/a/b/", "/a/b"),
+        ("trusted_proxies", "10.0.0.0/8, ::1", "10.0.0.0/8,::1"),
+        ("trusted_proxies", "", ""),
+    ],
+)
+def test_what_a_proxy_is_about_is_kept_in_one_form(name: str, given: str, meant: str) -> None:
+    assert getattr(ApiSettings(**{name: given}), name) == meant  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("listed", "address", "trusted"),
+    [
+        ("127.0.0.1,::1", "127.0.0.1", True), ("127.0.0.1,::1", "::1", True), ("127.0.0.1,::1", "127.0.0.2", False),
+        ("10.0.0.0/8,fd00::/8", "10.9.8.7", True), ("10.0.0.0/8,fd00::/8", "fd00::7", True),
+        ("10.0.0.0/8", "127.0.0.1", False), ("", "127.0.0.1", False), ("10.0.0.0/8", "/run/socket", False),
+    ],
+)  # fmt: skip
+def test_an_address_is_a_trusted_proxys_or_not(listed: str, address: str, trusted: bool) -> None:
+    assert ApiSettings(trusted_proxies=listed).is_trusted(address) is trusted
+
+
+def test_a_root_path_may_not_begin_as_the_paths_of_the_api_do(tmp_path: Path) -> None:
+    app = create_app(ApiSettings(data_dir=tmp_path))
+    app.state.directory.close()
+    routes = [route.path for route in app.routes if isinstance(route, APIRoute)]
+    paths = (*routes, *app.openapi()["paths"], str(app.openapi_url), SOCKET)
+    assert {path.split("/")[1] for path in paths} == FIRST_PARTS
 
 
 def test_every_wrong_setting_gets_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

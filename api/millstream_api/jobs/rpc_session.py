@@ -41,8 +41,10 @@ class RpcSession(Session):
         bounds: Bounds,
         new_job_id: Callable[[Submit], str],
         wake: Callable[[], None],
+        root: str = "",
     ) -> None:
         super().__init__(hub)
+        self._root = root
         self._methods = methods
         self._bounds = bounds
         self._new_job_id = new_job_id
@@ -150,7 +152,9 @@ class RpcSession(Session):
 
     def receive_binary(self) -> int | None:
         """A binary frame came: the code to close with, or None."""
-        self._send(encode_error(None, Problem("parse_error", "JSON-RPC comes in text frames; this was binary.")))
+        self._send(
+            encode_error(None, Problem("parse_error", "JSON-RPC comes in text frames; this was binary."), self._root)
+        )
         return None
 
     def submitted(self, command: Command, submitted: "Submitted") -> Sequence[str]:
@@ -181,7 +185,7 @@ class RpcSession(Session):
     def refuse(self, command: Command, problem: Problem) -> None:
         self.abandon(command)
         self._in_flight.discard(command.job)
-        self._settle(command, encode_error(command.id, problem), None)
+        self._settle(command, encode_error(command.id, problem, self._root), None)
         if problem.slug == "store_unavailable" and command.params.ordered_by is LargeAnswer:
             self._refuse_those_behind(problem)
 

@@ -121,7 +121,7 @@ class Socket:
         hub, new_job_id = commands.relay.hub, commands.stores.new_job_id
         self.session: RpcSession | PlainSession
         if protocol:
-            self.session = RpcSession(hub, PARAMS, bounds, new_job_id, self._wake)
+            self.session = RpcSession(hub, PARAMS, bounds, new_job_id, self._wake, settings.root_path)
         else:
             self.session = PlainSession(hub, analysis, bounds, new_job_id, self._wake)
         self._caller = Caller(who, commands, self.session)

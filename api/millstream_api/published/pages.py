@@ -1,4 +1,6 @@
-"""The published interfaces as pages for people. No page needs any other site."""
+"""The published interfaces as pages for people. No page needs any other site. `root`: the path below which the API is
+published (`MILLSTREAM_ROOT_PATH`).
+"""
 
 import re
 from html import escape
@@ -18,10 +20,10 @@ td:first-child, th:first-child { width: 30% } td { overflow-wrap: anywhere }
 """
 
 
-def _page(title: str, body: str) -> str:
+def _page(title: str, body: str, root: str) -> str:
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)} · Millstream</title>"
-        "<meta name=viewport content='width=device-width'><link rel=icon href=/docs/static/favicon.png>"
+        f"<meta name=viewport content='width=device-width'><link rel=icon href={root}/docs/static/favicon.png>"
         f"<style>{STYLE}</style><h1>{escape(title)}</h1>{body}"
     )
 
@@ -31,36 +33,36 @@ def _prose(text: str) -> str:
     return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-def _problem_table() -> str:
+def _problem_table(root: str) -> str:
     rows = "".join(
-        f"<tr><td><a href='/problems/{slug}'><code>{slug}</code></a>"
+        f"<tr><td><a href='{root}/problems/{slug}'><code>{slug}</code></a>"
         f"<td>{kind.status}<td>{kind.code or ''}<td>{escape(kind.title)}"
         for slug, kind in {**PROBLEM_TYPES, **JOB_FAILURES}.items()
     )
     return f"<table><tr><th>Problem<th>HTTP<th>JSON-RPC<th></tr>{rows}</table>"
 
 
-def problem_list_page() -> str:
-    return _page("Problems", _problem_table())
+def problem_list_page(root: str) -> str:
+    return _page("Problems", _problem_table(root), root)
 
 
-def problem_page(slug: str, kind: ProblemType) -> str:
+def problem_page(slug: str, kind: ProblemType, root: str) -> str:
     """What a kind of problem means, and what to do."""
     code = f", JSON-RPC code {kind.code}" if kind.code else ""
     body = (
         f"<p><code>{slug}</code>: HTTP status {kind.status}{code}</p>"
         f"<h2>Where it comes from</h2><p>{escape(kind.cause)}</p><h2>What to do</h2><p>{escape(kind.cure)}</p>"
-        "<p><a href='/problems'>All problems</a></p>"
+        f"<p><a href='{root}/problems'>All problems</a></p>"
     )
-    return _page(kind.title, body)
+    return _page(kind.title, body, root)
 
 
-def socket_page(document: dict[str, Any]) -> str:
+def socket_page(document: dict[str, Any], root: str) -> str:
     """The AsyncAPI document, to be read by people."""
     schemas = document["components"]["schemas"]
     parts = [
-        f"<p>{escape(document['info']['description'])} As a document: <a href='/asyncapi.json'>/asyncapi.json</a>. "
-        "HTTP: <a href='/docs'>/docs</a>.</p>"
+        f"<p>{escape(document['info']['description'])} As a document: "
+        f"<a href='{root}/asyncapi.json'>{root}/asyncapi.json</a>. HTTP: <a href='{root}/docs'>{root}/docs</a>.</p>"
     ]
     for name, operation in document["operations"].items():
         title = escape(operation["title"])
@@ -75,7 +77,7 @@ def socket_page(document: dict[str, Any]) -> str:
         f"<h3><code>{name}</code></h3>" + _members("Member", schemas[f"{name.capitalize()}Data"])
         for name in EVENT_TYPES
     ]
-    return _page("The socket", "".join(parts) + "<h2>Errors</h2>" + _problem_table())
+    return _page("The socket", "".join(parts) + "<h2>Errors</h2>" + _problem_table(root), root)
 
 
 def _members(label: str, schema: dict[str, Any]) -> str:

@@ -2,7 +2,9 @@
 AsyncAPI 3.0 for the socket, and a page for each, and for each kind of problem. No page needs any other site.
 """
 
+import hashlib
 import re
+from base64 import b64encode
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,25 +30,27 @@ from millstream_api.published.pages import problem_list_page, problem_page, sock
 REF = "#/components/schemas/{model}"
 ABOUT = """Submit analysis jobs, follow their events, get their results. A job that was accepted runs, whatever happens.
 
-The same can be had over a WebSocket: see [/asyncapi](/asyncapi)."""
+The same can be had over a WebSocket: see [{root}/asyncapi]({root}/asyncapi)."""
+PAGE_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
-def publish(app: FastAPI) -> None:
-    """Add the documents and their pages to the app."""
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+def publish(app: FastAPI, root: str) -> None:
+    """Add the documents and their pages to the app. `root`: the path below which it is published."""
+    app.openapi = lambda: _openapi(app, root)  # type: ignore[method-assign]
     app.mount("/docs/static", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"), name="docs")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
+        page = get_swagger_ui_html(
+            openapi_url=f"{root}/openapi.json",
             title="Millstream: HTTP",
-            swagger_js_url="/docs/static/swagger-ui-bundle.js",
-            swagger_css_url="/docs/static/swagger-ui.css",
-            swagger_favicon_url="/docs/static/favicon.png",
+            swagger_js_url=f"{root}/docs/static/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}/docs/static/swagger-ui.css",
+            swagger_favicon_url=f"{root}/docs/static/favicon.png",
         )
+        return _html(bytes(page.body).decode())
 
-    document = asyncapi()
+    document = asyncapi(root)
 
     @app.get("/asyncapi.json", include_in_schema=False)
     async def asyncapi_json() -> JSONResponse:
@@ -54,29 +58,46 @@ def publish(app: FastAPI) -> None:
 
     @app.get("/asyncapi", include_in_schema=False)
     async def asyncapi_page() -> HTMLResponse:
-        return HTMLResponse(socket_page(document))
+        return _html(socket_page(document, root))
 
     @app.get("/problems", include_in_schema=False)
     async def problem_list() -> HTMLResponse:
-        return HTMLResponse(problem_list_page())
+        return _html(problem_list_page(root))
 
     @app.get("/problems/{slug}", include_in_schema=False)
     async def problem(slug: str) -> Response:
         kind = PROBLEM_TYPES.get(slug) or JOB_FAILURES.get(slug)
         if kind is None:
             raise HTTPException(404, "Not Found")
-        return HTMLResponse(problem_page(slug, kind))
+        return _html(problem_page(slug, kind, root))
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def _html(page: str) -> HTMLResponse:
+    """A page that may run and show what is in it or comes from this origin, and that no other page may frame."""
+    inline = {
+        tag: " ".join(
+            f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+            for text in re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        )
+        for tag in ("script", "style")
+    }
+    policy = (
+        f"default-src 'none'; script-src 'self' {inline['script']}; style-src 'self' {inline['style']}; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return HTMLResponse(page, headers={"Content-Security-Policy": policy, **PAGE_HEADERS})
+
+
+def _openapi(app: FastAPI, root: str) -> dict[str, Any]:
     """The OpenAPI document: FastAPI's, with the shapes that only streams and errors have."""
     if app.openapi_schema is None:
         document = get_openapi(
             title="Millstream",
             version=version("millstream"),
             summary="Durable analysis jobs, live progress, partial results.",
-            description=ABOUT,
+            description=ABOUT.format(root=root),
             routes=app.routes,
+            servers=[{"url": root}] if root else None,
         )
         for path in document["paths"].values():
             for operation in path.values():  # FastAPI's summary is the function's name; the first sentence says more
@@ -211,8 +232,8 @@ def _file_paths() -> dict[str, Any]:
     }
 
 
-def asyncapi() -> dict[str, Any]:
-    """The AsyncAPI 3.0 document of `/ws` under `millstream.v1`."""
+def asyncapi(root: str = "") -> dict[str, Any]:
+    """The AsyncAPI 3.0 document of `/ws` under `millstream.v1`. `root`: the path below which it is published."""
     schemas = _Schemas()
     messages: dict[str, Any] = {}
     operations: dict[str, Any] = {}
@@ -262,7 +283,7 @@ def asyncapi() -> dict[str, Any]:
         "defaultContentType": "application/json",
         "channels": {
             "socket": {
-                "address": "/ws",
+                "address": f"{root}/ws",
                 "title": "The socket",
                 "description": "Offer the WebSocket subprotocol millstream.v1. Text frames, each a request or a batch.",
                 "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},

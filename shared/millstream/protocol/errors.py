@@ -197,17 +197,19 @@ class Problem(Exception):
     def type(self) -> ProblemType:
         return PROBLEM_TYPES.get(self.slug) or JOB_FAILURES[self.slug]
 
-    def document(self, instance: str | None = None) -> dict[str, Any]:
-        """The RFC 9457 problem object, the same on every transport."""
+    def document(self, instance: str | None = None, root: str = "") -> dict[str, Any]:
+        """The RFC 9457 problem object, the same on every transport. `root` comes before its paths: where the API is
+        published below a path.
+        """
         problem_type = self.type
         document: dict[str, Any] = {
-            "type": f"/problems/{self.slug}",
+            "type": f"{root}/problems/{self.slug}",
             "title": problem_type.title,
             "status": problem_type.status,
             "detail": self.detail,
         }
         if instance is not None:
-            document["instance"] = instance
+            document["instance"] = root + instance
         if self.errors:
             document["errors"] = self.errors
         if self.retry_after_s is not None:

@@ -200,8 +200,8 @@ def encode_result(id: Id, result: bytes) -> str:
     return f'{{"jsonrpc":"2.0","result":{result.decode()},"id":{to_json(id).decode()}}}'
 
 
-def encode_error(id: Id, problem: Problem) -> str:
-    error = {"code": problem.type.code, "message": problem.detail, "data": problem.document(SOCKET)}
+def encode_error(id: Id, problem: Problem, root: str = "") -> str:
+    error = {"code": problem.type.code, "message": problem.detail, "data": problem.document(SOCKET, root)}
     return f'{{"jsonrpc":"2.0","error":{to_json(error).decode()},"id":{to_json(id).decode()}}}'
 
 
