@@ -1,6 +1,7 @@
 """The uvicorn server: its settings, and draining on SIGTERM before anything is closed."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,9 @@ BACKLOG = 2048  # connections that the system holds until they are taken
 
 
 class Server(uvicorn.Server):
-    """SIGTERM or SIGINT drains the server, then stops it; a second signal stops it immediately."""
+    """SIGTERM or SIGINT drains the server, then stops it; a second signal stops it immediately, and so does one that
+    comes while it still waits for its store.
+    """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, drain_s: float) -> None:
         super().__init__(config)
@@ -31,7 +34,10 @@ class Server(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._draining is None and self.started:
+        if not self.started:  # it holds nothing yet, and has no client
+            log.info("stopped before it was ready", signal=signal.Signals(sig).name)
+            os._exit(0)
+        if self._draining is None:
             log.info("draining", signal=signal.Signals(sig).name)
             loop = self._loop
             loop.call_soon_threadsafe(self._start_draining)

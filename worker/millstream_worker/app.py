@@ -42,7 +42,9 @@ def alive(settings: WorkerSettings) -> int:
 
 
 async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None:
-    """Run one worker until SIGTERM or SIGINT; a second signal ends it at once."""
+    """Run one worker until SIGTERM or SIGINT. A second signal ends it at once; so does one that comes while it still
+    waits for its store.
+    """
     mine = {name: analysis for name, analysis in analyses.items() if analysis.queue == settings.queue}
     name = worker_name()
     advertised = [mine[key].advertisement(settings.timeout_s) for key in sorted(mine)]
@@ -53,22 +55,26 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
         patience_s=settings.store_patience_s,
         on_connect=lambda store: store.advertise(advertised),
     )
-    log.info("worker starting", worker=name, store=shown(settings.redis_url), analyses=sorted(mine))
-    await store.open()
-    for warning in await store.durability_warnings():
-        log.warning("the store is not configured for durability", warning=warning)
-    background = Background()
-    engine = Engine(settings, mine, store, name, background)
-    loop = asyncio.get_running_loop()
+    engine: Engine | None = None
     draining: list[asyncio.Task[None]] = []
+    loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
+        if engine is None:
+            log.info("worker stopped before it was ready", worker=name)
+            os._exit(0)
         if draining:
             os._exit(1)
         draining.append(loop.create_task(engine.drain()))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    log.info("worker starting", worker=name, store=shown(settings.redis_url), analyses=sorted(mine))
+    await store.open()
+    for warning in await store.durability_warnings():
+        log.warning("the store is not configured for durability", warning=warning)
+    background = Background()
+    engine = Engine(settings, mine, store, name, background)
     freeze_startup_heap()
 
     async def advertise_again() -> None:

@@ -166,9 +166,15 @@ async def _run(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     code = 0
+    stopping, starting = asyncio.create_task(stop.wait()), asyncio.create_task(supervisor.start())
     try:
-        await supervisor.start()
-        running = [asyncio.create_task(supervisor.run()), asyncio.create_task(stop.wait())]
+        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait([starting])
+            return 1 if after_start else 0
+        starting.result()
+        running = [asyncio.create_task(supervisor.run()), stopping]
         if after_start:
             touring = asyncio.ensure_future(after_start())
             await asyncio.wait([touring, *running], return_when=asyncio.FIRST_COMPLETED)

@@ -95,7 +95,7 @@ async def start_embedded(directory: Path, *, preexec: Callable[[], None] | None 
     store = EmbeddedStore(process, f"redis://127.0.0.1:{port}/0", directory, arguments, lock)
     try:
         await _answers(store)
-    except NoStore:
+    except (NoStore, asyncio.CancelledError):
         await store.stop()
         raise
     return store
