@@ -126,7 +126,7 @@ async def test_a_browser_seeks_in_a_video(live: Live, browser: Browser) -> None:
             answers.append((response.status, int(span[1]) if span else 0))
 
     page.on("response", note)
-    await page.goto(f"{live.api.url}/healthz")  # a document without a policy of what it may load
+    await page.goto(f"{live.api.url}/healthz")  # a document without a policy
     at = await page.evaluate(
         """url => new Promise((resolve, reject) => {
             const video = document.createElement("video");
