@@ -207,7 +207,7 @@ async def test_a_job_over_a_socket(proxied: Proxied) -> None:
     async with proxied.socket(subprotocols=[Subprotocol("millstream.v1")]) as socket:
         call = {"jsonrpc": "2.0", "id": 1, "method": "job.submit", "params": SLOW}
         await socket.send(json.dumps(call))
-        seen = []
+        seen: list[str] = []
         async with asyncio.timeout(15):
             while not seen or seen[-1] != "succeeded":
                 frame = json.loads(await socket.recv())

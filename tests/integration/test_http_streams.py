@@ -80,6 +80,17 @@ async def test_a_post_that_accepts_json_lines_gets_the_events_at_once(http: http
     whole([json.loads(line) for line in answer.text.splitlines()])
 
 
+@pytest.mark.parametrize("accept", [SSE, JSONL, NDJSON])
+async def test_a_proxy_is_told_not_to_hold_a_stream_back(http: httpx.AsyncClient, job: str, accept: str) -> None:
+    for answer in (
+        await http.post("/jobs", json=REPORT, headers={"Accept": accept}),
+        await http.get(f"/jobs/{job}/events", headers={"Accept": accept}),
+        await http.get(f"/jobs/{job}/events?follow=false", headers={"Accept": accept}),
+    ):
+        assert answer.headers["content-type"].split(";")[0] == accept
+        assert (answer.headers["x-accel-buffering"], answer.headers["cache-control"]) == ("no", "no-cache")
+
+
 async def test_events_come_while_the_job_runs(http: httpx.AsyncClient) -> None:
     body = {"analysis": "hold"}
     async with http.stream("POST", "/jobs", json=body, headers={"Accept": JSONL}) as answer:

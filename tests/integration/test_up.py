@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from millstream.store.embedded import free_port
-from tests.processes import START_S, Process, Processes
+from tests.processes import START_S, Process, Processes, until
 
 MILLSTREAM = [
     sys.executable,
@@ -41,6 +41,27 @@ async def test_the_directory_that_is_served_is_the_one_that_is_set(
     async with httpx.AsyncClient(trust_env=False) as http:
         assert (await http.get(f"{up.url}/files/hello.txt")).text == "hello"
     assert (tmp_path / "mine" / ".store").is_dir()
+    up.signal(signal.SIGINT)
+    assert await up.ended() == 0
+
+
+async def test_it_is_up_at_an_address_that_it_does_not_answer_for(own_processes: Processes, tmp_path: Path) -> None:
+    port = free_port()
+    settings = {"MILLSTREAM_INSECURE": "true", "MILLSTREAM_HOSTS": "a.example", "PYTHONPATH": str(Path.cwd())}
+    up = Process(
+        [*MILLSTREAM, str(tmp_path), "up", "--host", "0.0.0.0", "--port", str(port), "--workers", "0"], settings,
+        tmp_path / "log", f"http://127.0.0.1:{port}",
+    )  # fmt: skip
+    own_processes.started.append(up)
+    await up.start()
+    await own_processes.answers(up)
+
+    async def said() -> bool:
+        return "running at" in up.log.read_text()
+
+    await until(said, what="it to see that the API is up")
+    async with httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.get(f"{up.url}/readyz", headers={"Host": "0.0.0.0"})).status_code == 421
     up.signal(signal.SIGINT)
     assert await up.ended() == 0
 

@@ -208,8 +208,9 @@ def ending(code: int) -> str:
 
 
 def _answers(url: str) -> bool:
+    asked = urllib.request.Request(url, headers={"Host": "localhost"})  # is answered whatever MILLSTREAM_HOSTS says
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(asked, timeout=2) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
