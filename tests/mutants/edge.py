@@ -19,8 +19,8 @@ EDGE: list[Mutant] = [
         "E02",
         "Files and uploads do not answer for the name of another site either.",
         "api/millstream_api/app.py",
-        "    whole = below_prefix(answering_hosts(whole, settings), settings.root_path)",
-        "    whole = below_prefix(whole, settings.root_path)",
+        "below_prefix(answering_hosts(whole, settings), ",
+        "below_prefix(whole, ",
         f"{HOSTS}::test_no_route_answers_for_the_name_of_another_site",
     ),
     Mutant(
