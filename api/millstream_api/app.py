@@ -166,39 +166,31 @@ def with_files(app: FastAPI) -> ASGIApp:
     """
     settings: ApiSettings = app.state.settings
     keys, directory = Keys(settings.api_keys_file), app.state.directory
-
-    async def with_sockets(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if scope["type"] == "websocket" and path != SOCKET:
-            await plain_problem(404, "Not Found", path, f"The WebSocket is at {SOCKET}.")(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await app.state.sockets.serve(scope, receive, send)
-        elif path == SOCKET:
-            upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
-            detail = "This path is a WebSocket: ask for it with Upgrade: websocket."
-            await plain_problem(426, "Upgrade Required", path, detail, upgrade)(scope, receive, send)
-        else:
-            await app(scope, receive, send)
-
     uploads = Uploads(settings, directory)
     files = answer_unexpected_errors(Files(settings, keys, directory, uploads, app.state.traffic, app.state.draining))
     resumable = answer_unexpected_errors(Tus(settings, keys, directory, uploads))
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         kind, path = scope["type"], scope.get("path", "")
-        if kind == "http" and (path.startswith(FILES) or path == STREAM):
+        if kind == "websocket" and path == SOCKET:
+            await app.state.sockets.serve(scope, receive, send)
+        elif kind == "websocket":
+            await plain_problem(404, "Not Found", path, f"The WebSocket is at {SOCKET}.")(scope, receive, send)
+        elif kind == "http" and (path.startswith(FILES) or path == STREAM):
             await files(scope, receive, send)
         elif kind == "http" and (path == UPLOADS or path.startswith(UPLOADS + "/")):
             await resumable(scope, receive, send)
         elif kind == "http" and scope["query_string"].count(b"&") >= QUERY_PARAMETERS:
             detail = f"The query has more than {QUERY_PARAMETERS} parameters."
             await plain_problem(400, "Bad Request", path, detail)(scope, receive, send)
-        elif kind == "websocket":
-            await with_sockets(scope, receive, send)
+        elif path == SOCKET:
+            upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
+            detail = "This path is a WebSocket: ask for it with Upgrade: websocket."
+            await plain_problem(426, "Upgrade Required", path, detail, upgrade)(scope, receive, send)
         elif kind == "http" and scope["method"] == "HEAD" and has_head(path):
-            await with_sockets({**scope, "method": "GET"}, receive, send)  # the server omits the body
+            await app({**scope, "method": "GET"}, receive, send)  # the server omits the body
         else:
-            await with_sockets(scope, receive, send)
+            await app(scope, receive, send)
 
     whole: ASGIApp = route
     if settings.cors_origins:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import ssl
 import subprocess
 from base64 import b64encode
@@ -199,7 +200,8 @@ async def proxied(
     async with found.web() as http:
         await until(answering, what=f"{name} to answer", within_s=30)
     yield found
-    await proxy.kill()
+    proxy.signal(signal.SIGTERM)  # nginx ends its own processes
+    await proxy.ended()
     await api.kill()
 
 

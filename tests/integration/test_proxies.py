@@ -151,13 +151,6 @@ async def test_another_path_is_not_found(below: Process, path: str) -> None:
         assert (await http.get(path)).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/jobs/", "/docs/", "/docs/static", "/problems/", "/ws/", "/healthz/"])
-async def test_nothing_is_redirected_to_what_the_client_calls_this_server(stack: Stack, path: str) -> None:
-    async with web(stack.api) as http:
-        answer = await http.get(path)
-        assert (answer.status_code, answer.headers.get("location")) == (404, None)
-
-
 # Whose word is taken for a client's address and scheme. The tests come from 127.0.0.1.
 
 TOLD = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.5, 10.1.2.3"}

@@ -69,7 +69,7 @@ EDGE: list[Mutant] = [
         "api/millstream_api/app.py",
         ", redirect_slashes=False",
         "",
-        f"{PROXIES}::test_nothing_is_redirected_to_what_the_client_calls_this_server",
+        "tests/integration/test_http_errors.py::test_no_path_leads_to_where_the_host_header_says",
     ),
     Mutant(
         "E09",
