@@ -167,13 +167,19 @@ def with_files(app: FastAPI) -> ASGIApp:
     settings: ApiSettings = app.state.settings
     keys, directory = Keys(settings.api_keys_file), app.state.directory
     uploads = Uploads(settings, directory)
-    files = answer_unexpected_errors(Files(settings, keys, directory, uploads, app.state.traffic, app.state.draining))
-    resumable = answer_unexpected_errors(Tus(settings, keys, directory, uploads))
+    files = Files(settings, keys, directory, uploads, app.state.traffic, app.state.draining)
+    resumable = Tus(settings, keys, directory, uploads)
+
+    async def app_or_socket(scope: Scope, receive: Receive, send: Send) -> None:
+        await (app.state.sockets.serve if scope["type"] == "websocket" else app)(scope, receive, send)
+
+    # Tells them what client and scheme a proxy saw; files and uploads have no use for it.
+    behind_proxy: ASGIApp = ProxyHeadersMiddleware(app_or_socket, settings.trusted_proxies)  # type: ignore[arg-type, assignment]
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         kind, path = scope["type"], scope.get("path", "")
         if kind == "websocket" and path == SOCKET:
-            await app.state.sockets.serve(scope, receive, send)
+            await behind_proxy(scope, receive, send)
         elif kind == "websocket":
             await plain_problem(404, "Not Found", path, f"The WebSocket is at {SOCKET}.")(scope, receive, send)
         elif kind == "http" and (path.startswith(FILES) or path == STREAM):
@@ -188,20 +194,19 @@ def with_files(app: FastAPI) -> ASGIApp:
             detail = "This path is a WebSocket: ask for it with Upgrade: websocket."
             await plain_problem(426, "Upgrade Required", path, detail, upgrade)(scope, receive, send)
         elif kind == "http" and scope["method"] == "HEAD" and has_head(path):
-            await app({**scope, "method": "GET"}, receive, send)  # the server omits the body
+            await behind_proxy({**scope, "method": "GET"}, receive, send)  # the server omits the body
         else:
-            await app(scope, receive, send)
+            await behind_proxy(scope, receive, send)
 
     whole: ASGIApp = route
     if settings.cors_origins:
         whole = CORSMiddleware(
-            route,
+            answer_unexpected_errors(route),  # so that these answers too say who may read them
             allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
             allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    whole = ProxyHeadersMiddleware(whole, settings.trusted_proxies)  # type: ignore[arg-type, assignment]
     return below_prefix(answering_hosts(whole, settings), settings.root_path)
 
 

@@ -51,8 +51,8 @@ EDGE: list[Mutant] = [
         "E06",
         "Forwarded headers are believed from trusted addresses only.",
         "api/millstream_api/app.py",
-        "ProxyHeadersMiddleware(whole, settings.trusted_proxies)",
-        'ProxyHeadersMiddleware(whole, "*")',
+        "ProxyHeadersMiddleware(app_or_socket, settings.trusted_proxies)",
+        'ProxyHeadersMiddleware(app_or_socket, "*")',
         f"{PROXIES}::test_forwarded_headers_are_believed_from_trusted_addresses",
     ),
     Mutant(

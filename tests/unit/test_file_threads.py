@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream_api.files.threads import Threads, close
+from millstream_api.files.threads import LARGE, Threads, close
 
 
 async def test_who_is_cancelled_waits_for_the_end_of_the_work_and_undoes_it() -> None:
@@ -68,9 +68,11 @@ async def test_a_kind_of_work_has_its_own_threads_and_no_more_of_them() -> None:
     assert set(names) == {"test_0", "test_1"}
 
 
-@pytest.mark.parametrize("deleted", [False, True])
-async def test_only_a_file_that_was_deleted_is_closed_in_a_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: bool
+@pytest.mark.parametrize(
+    ("deleted", "size", "apart"), [(False, LARGE, False), (True, LARGE - 1, False), (True, LARGE, True)]
+)
+async def test_only_a_large_file_that_was_deleted_is_closed_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: bool, size: int, apart: bool
 ) -> None:
     closed: asyncio.Future[threading.Thread] = asyncio.get_running_loop().create_future()
     loop, really = asyncio.get_running_loop(), os.close
@@ -84,5 +86,5 @@ async def test_only_a_file_that_was_deleted_is_closed_in_a_thread(
     if deleted:
         (tmp_path / "f").unlink()
     monkeypatch.setattr(os, "close", watched)
-    close(opened)
-    assert (await closed is threading.current_thread()) == (not deleted)
+    close(opened, size)
+    assert (await closed is threading.current_thread()) == (not apart)

@@ -143,7 +143,7 @@ class Files:
             shown = representation(name.rpartition("/")[2], charset, coding, state, modified)
             return await self._send(opened.file, state, shown, request)
         finally:
-            close(opened.file)
+            close(opened.file, opened.found.st_size)
 
     async def _send(self, file: int, state: State, shown: Representation, request: Request) -> Response | None:
         method, headers = request.scope["method"], request.headers
@@ -254,7 +254,7 @@ class Files:
             await send({"type": "http.response.body", "body": b""})
         finally:
             disconnected.cancel()
-            close(file)
+            close(file, found.st_size)
         return None
 
     async def _list(self, request: Request) -> Response | None:

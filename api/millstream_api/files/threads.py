@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
+LARGE = 16 * 1024 * 1024  # bytes of a file, which the system frees in well under a millisecond
+
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
@@ -42,9 +44,9 @@ async def finished(work: Awaitable[T], undo: Callable[[T], object]) -> T:
         raise
 
 
-def close(file: int) -> None:
-    """Close a file that was read: a deleted one in a thread, because whoever closes it last frees its blocks."""
-    if os.fstat(file).st_nlink:
+def close(file: int, size: int) -> None:
+    """Close a file that was read: a large one that was deleted in a thread, because who closes it last frees it."""
+    if size < LARGE or os.fstat(file).st_nlink:
         os.close(file)
     else:
         asyncio.get_running_loop().run_in_executor(None, os.close, file)

@@ -6,7 +6,6 @@ ANSWER (answering.py). A handshake is a request like any other, until the app ac
 
 import asyncio
 import re
-from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -14,6 +13,8 @@ from urllib.parse import unquote
 import structlog
 from starlette.types import ASGIApp, Message, Scope
 
+from millstream.protocol.errors import Problem
+from millstream_api.problems import problem_response
 from millstream_api.wire.answering import ANSWER, write_answer
 from millstream_api.wire.answers import status_line
 from millstream_api.wire.connection import CONNECTION, ClientGone
@@ -28,6 +29,7 @@ log = structlog.get_logger("millstream.api")
 
 _HEAD = re.compile(rb"(?:%b++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+" % TOKEN)  # what a response may begin with
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
+UNEXPECTED = Problem("internal_error", "Something went wrong here; it has been logged.")
 _OF_HANDSHAKE = "websocket."  # what ASGI puts before the messages of an answer to a handshake
 
 
@@ -36,10 +38,10 @@ class Exchange:
 
     __slots__ = (
         "_bodiless", "_body_read", "_chunked", "_complete", "_connection", "_left", "_started", "_wake", "keep_alive",
-        "request", "scope",
+        "request", "scope", "task",
     )  # fmt: skip
 
-    def __init__(self, connection: "HttpConnection", request: Request, state: dict[str, Any]) -> None:
+    def __init__(self, connection: "HttpConnection", request: Request, state: dict[str, Any], app: ASGIApp) -> None:
         self.request = request
         self.keep_alive = request.keep_alive
         self.scope = _scope(connection, request, state)
@@ -49,8 +51,9 @@ class Exchange:
         self._bodiless = self._chunked = False
         self._left: int | None = None  # bytes of the answer's body that are still to come; None: any number
         self._wake: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._run(app))
 
-    async def run(self, app: ASGIApp) -> None:
+    async def _run(self, app: ASGIApp) -> None:
         """Run the app, and see that the request is answered, or its connection ended."""
         connection = self._connection
         try:
@@ -63,8 +66,8 @@ class Exchange:
             if connection.lost:
                 self.end()
             elif not self._complete:
-                detail = "Something went wrong here; it has been logged."
-                connection.refuse(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
+                connection.break_off(problem_response(UNEXPECTED, self.scope["path"]))
+            connection.tasks.discard(self.task)
 
     def abandon(self) -> bool:
         """The connection answers in its own words, or with none. Returns whether the app has begun to."""
@@ -224,7 +227,7 @@ def _scope(connection: "HttpConnection", request: Request, state: dict[str, Any]
     scope: Scope = {
         "type": "http", "asgi": _ASGI, "http_version": request.http_version, "method": request.method,
         "scheme": connection.scheme, "path": unquote(path) if "%" in path else path, "raw_path": raw_path,
-        "query_string": query, "root_path": "", "headers": request.headers, "client": connection.client,
+        "query_string": query, "root_path": "", "headers": [*request.headers], "client": connection.client,
         "server": connection.server, "state": state.copy(),
         "extensions": {CONNECTION: connection, ANSWER: {}} if connection.plain_tcp else {CONNECTION: connection},
     }  # fmt: skip

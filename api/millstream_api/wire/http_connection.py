@@ -20,6 +20,7 @@ from math import inf
 from time import monotonic, time
 from typing import Any, cast
 
+from starlette.responses import Response
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -57,10 +58,10 @@ class HttpConnection(asyncio.Protocol):
     """A `Connection`, made by uvicorn for each client."""
 
     __slots__ = (
-        "_app_state", "_config", "_discarded", "_exchange", "_in_head", "_lingering", "_loop", "_outgoing",
-        "_outgoing_size", "_population", "_read_paused", "_server_state", "_shutting_down", "_waiters", "_write_paused",
+        "_app_state", "_config", "_connections", "_discarded", "_exchange", "_in_head", "_lingering", "_loop",
+        "_outgoing", "_outgoing_size", "_population", "_read_paused", "_shutting_down", "_waiters", "_write_paused",
         "client", "deadline", "eof", "get_write_buffer_size", "is_closing", "limits", "lost", "plain_tcp", "reader",
-        "scheme", "server", "socket", "timed", "transport",
+        "scheme", "server", "socket", "tasks", "timed", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +81,8 @@ class HttpConnection(asyncio.Protocol):
         self.timed = False
         self.socket: WebSocket | None = None
         self._config = config
-        self._server_state = server_state
+        self.tasks = server_state.tasks
+        self._connections = server_state.connections
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
         self._population = population
@@ -106,7 +108,7 @@ class HttpConnection(asyncio.Protocol):
         self.plain_tcp = found is not None and not tls
         if found is not None and self.client is not None:
             _keep_alive(found)
-        self._server_state.connections.add(self)  # type: ignore[arg-type]
+        self._connections.add(self)  # type: ignore[arg-type]
         self.deadline = monotonic() + self.limits.head_s
         if not self._population.admit(self):
             self.refuse(Refused(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections come from this address."))
@@ -139,7 +141,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.eof = self.lost = True
         self.deadline = inf
-        self._server_state.connections.discard(self)
+        self._connections.discard(self)
         self._population.leave(self)
         self._wake_waiters()
         if self.socket is not None:
@@ -199,36 +201,37 @@ class HttpConnection(asyncio.Protocol):
         self.deadline = inf
         self.timed = self._in_head = False
         self._discarded = 0
-        exchange = Exchange(self, request, self._app_state)
-        self._exchange = exchange
+        exchange = self._exchange = Exchange(self, request, self._app_state, self._config.loaded_app)
+        self.tasks.add(exchange.task)
         if self._shutting_down or not self._population.keeps_alive(self):
             exchange.keep_alive = False
-        task = self._loop.create_task(exchange.run(self._config.loaded_app))
-        self._server_state.tasks.add(task)
-        task.add_done_callback(self._server_state.tasks.discard)
 
     def end_exchange(self, *, keep_alive: bool) -> None:
         """The answer is complete."""
         self._exchange = None
+        reader = self.reader
         if keep_alive:
             self.deadline = monotonic() + self.limits.idle_s
-            self._read_on()
-        elif self.reader.held or not self.reader.body_complete:
+            if reader.held or self.eof or self._shutting_down or self._read_paused:
+                self._read_on()
+        elif reader.held or not reader.body_complete:
             self.linger()
         else:
             self.close()
 
     def refuse(self, refused: Refused) -> None:
         """Say what is wrong with what came, and end: nothing behind it is read."""
+        self.break_off(plain_problem(refused.status, refused.status.phrase, "", refused.detail, refused.headers))
+
+    def break_off(self, answer: Response) -> None:
+        """Answer so, if nothing was answered yet, and end."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None and exchange.abandon():  # it has begun to answer
             self._lingering = True
             self.abort()
             return
-        status = refused.status
-        answer = plain_problem(status, status.phrase, "", refused.detail, {**refused.headers, "Connection": "close"})
-        lines = [b"%b: %b\r\n" % line for line in answer.raw_headers]
-        self.write(b"".join((status_line(status), self.date_line(), *lines, b"\r\n", answer.body)))
+        lines = [b"%b: %b\r\n" % line for line in (*answer.raw_headers, (b"connection", b"close"))]
+        self.write(b"".join((status_line(answer.status_code), self.date_line(), *lines, b"\r\n", bytes(answer.body))))
         self.linger()
 
     def linger(self) -> None:
