@@ -264,6 +264,30 @@ async def test_files_go_up_and_down_in_whole_and_in_ranges(proxied: Proxied) -> 
         assert (part.status_code, part.content) == (206, content[5000000:5000100])
 
 
+@pytest.mark.parametrize("offer", ["websocket", "h2c", "foo"])
+async def test_a_body_is_no_request_of_another_client(proxied: Proxied, offer: str) -> None:
+    """A proxy that passes on `Upgrade` may take what follows for its next client's request."""
+    (proxied.data / "victim").write_text("there")
+    smuggled = f"DELETE {proxied.prefix}/files/victim HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+    head = (
+        f"PUT {proxied.prefix}/files/smuggled HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        f"Upgrade: {offer}\r\nHTTP2-Settings: AAMAAABk\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nContent-Length: {len(smuggled)}\r\n\r\n"
+    )
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxied.port, ssl=proxied.tls, server_hostname=HOST)
+        writer.write(head.encode() + smuggled)
+        status = int((await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)).split(b" ")[1])
+        assert status in (201, 204, 400)
+        if status != 400:
+            assert (proxied.data / "smuggled").read_bytes() == smuggled
+        async with proxied.web() as http:
+            for _ in range(5):  # the next clients of the proxy's connections
+                answer = await http.get(f"{proxied.prefix}/files/victim")
+                assert (answer.status_code, answer.text) == (200, "there")
+        writer.transport.abort()
+
+
 async def test_an_upload_is_not_held_back(proxied: Proxied) -> None:
     """The API sees the beginning of a body before its end has been sent."""
     begun = asyncio.Event()

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.integration.conftest import Stack
-from tests.integration.web import web
+from tests.integration.web import raw, web
 from tests.processes import Process, Processes, open_files, until
 
 MIB = 1024 * 1024
@@ -273,6 +273,36 @@ async def test_a_followed_file_is_sent_as_it_grows_until_it_is_gone(stack: Stack
             assert await anext(parts) == line
         path.unlink()
         assert [part async for part in parts] == []
+
+
+async def test_a_followed_file_gives_a_sign_of_life_where_a_line_has_ended_if_that_is_asked_for(
+    stack: Stack, api: Process
+) -> None:
+    path = stack.data / "quiet.log"
+    path.write_bytes(b"half a line")
+    asked = {"follow": "true", "heartbeat": "1"}
+    async with web(api) as http, http.stream("GET", "/files/quiet.log", params=asked) as answer:
+        parts = answer.aiter_bytes()
+        assert await anext(parts) == b"half a line"
+        waiting = asyncio.ensure_future(anext(parts))
+        assert not (await asyncio.wait({waiting}, timeout=1.5))[0], "nothing within a line"
+        with path.open("ab") as file:
+            file.write(b", the rest\n")
+        assert await waiting == b", the rest\n"
+        assert [await anext(parts) for _ in range(2)] == [b"\n", b"\n"]
+        with path.open("ab") as file:
+            file.write(b"more")
+        assert (await anext(parts)).lstrip(b"\n") == b"more"
+
+
+async def test_who_half_closes_gets_what_a_followed_file_has_and_the_end(stack: Stack, api: Process) -> None:
+    (stack.data / "half.log").write_bytes(b"0123456789" * 100_000)
+    async with raw(api) as (reader, writer):
+        writer.write(b"GET /files/half.log?follow=true HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        writer.write_eof()
+        answer = await reader.read()
+        assert answer.count(b"0123456789") > 99_990
+        assert answer.endswith(b"\r\n0\r\n\r\n")
 
 
 async def test_a_followed_file_that_is_cut_short_ends_with_an_error_and_is_freed_when_the_client_leaves(

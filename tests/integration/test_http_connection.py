@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import socket
 import threading
 from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
 from typing import Any
@@ -12,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 
 from millstream_api.wire.connection import CONNECTION, Socket, upgrade_of
-from millstream_api.wire.http_connection import MAX_BUFFERED_BYTES, HttpConnection
+from millstream_api.wire.http_connection import KEEPALIVE, MAX_BUFFERED_BYTES, HttpConnection
 from tests.integration.serving import port, serving
 from tests.processes import until
 
@@ -149,6 +150,21 @@ async def test_all_requests_of_a_connection_are_offered_the_same_object_and_each
         writer.close()
     assert len(seen) == 5
     assert len({id(shown) for shown in seen}) == 1
+
+
+async def test_a_client_that_vanished_is_found_by_the_system() -> None:
+    seen: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        found = scope["extensions"][CONNECTION].transport.get_extra_info("socket")
+        seen.append(found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        seen.extend(found.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in KEEPALIVE)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async with serving(app) as url, httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.get(url)).status_code == 204
+    assert seen == [1, *KEEPALIVE.values()]
 
 
 async def test_a_closed_connection_leaves_nothing_to_the_garbage_collector() -> None:

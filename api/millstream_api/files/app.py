@@ -6,7 +6,9 @@ what is sent.
 """
 
 import asyncio
+import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -214,15 +216,11 @@ class Files:
 
     async def _follow(self, name: str, request: Request) -> Response | None:
         """Like tail -f: send the file from an offset on, as soon as it is that long, and then what is appended, until
-        the client disconnects, the file is deleted, or the server drains. Raises FileTruncated.
+        the client says that it has heard enough, the file is deleted, or the server drains. After `heartbeat` seconds
+        without news, where a line has ended, a blank one. Raises FileTruncated.
         """
-        try:
-            offset = int(request.query.get("offset", ["0"])[0])
-        except ValueError:
-            offset = -1
-        if offset < 0:
-            wrong = "it must be a number of bytes, 0 or more"
-            raise Problem("invalid_params", f"offset: {wrong}.", [{"pointer": "/offset", "detail": wrong}])
+        offset = _number(request, "offset", 0)
+        heartbeat_s = _number(request, "heartbeat", 0) or math.inf
         file, found = await self._open(name)
         self.traffic.streams += 1
         send, connection = request.send, connection_of(request.scope)
@@ -236,8 +234,9 @@ class Files:
                 **restrictions(last),
             }
             await send({"type": "http.response.start", "status": 200, "headers": raw(headers)})
+            at_line_end, sent_at = True, time.monotonic()
             while request.scope["method"] == "GET" and not (
-                self._draining.is_set() or disconnected.done() or (connection is not None and connection.is_closing())
+                self._draining.is_set() or (connection is not None and connection.is_closing())
             ):
                 seen, found = found.st_size, os.fstat(file)
                 if found.st_size < seen:
@@ -247,8 +246,12 @@ class Files:
                     offset += len(data)
                     await send({"type": "http.response.body", "body": data, "more_body": True})
                     self.traffic.sent(len(data))
-                elif found.st_nlink == 0:
+                    at_line_end, sent_at = data.endswith(b"\n"), time.monotonic()
+                elif found.st_nlink == 0 or disconnected.done():
                     break
+                elif at_line_end and time.monotonic() - sent_at >= heartbeat_s:
+                    await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+                    sent_at = time.monotonic()
                 else:
                     await asyncio.wait({disconnected}, timeout=self._settings.follow_s)
             await send({"type": "http.response.body", "body": b""})
@@ -279,6 +282,15 @@ class Files:
         finally:
             self._listings -= 1
         return None
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    """A whole number in the query. Raises Problem."""
+    text = request.query.get(name, [str(default)])[0]
+    if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
+        wrong = "it must be a whole number, 0 or more"
+        raise Problem("invalid_params", f"{name}: {wrong}.", [{"pointer": f"/{name}", "detail": wrong}])
+    return int(text)
 
 
 def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
