@@ -1,6 +1,6 @@
 """Bytes that mean no good, on a running API: no 500, no traceback, no growth, and everyone else is answered.
 
-MILLSTREAM_FUZZ_S is how long (60 in CI, an hour by hand), MILLSTREAM_FUZZ_SEED what it begins with; a failure names it.
+FUZZ_S is how long (60 in CI, an hour by hand), FUZZ_SEED what it begins with; a failure names it.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from tests.system.stack import start
 from tests.system.witness import witness
 from tests.unit.test_frames import of_client
 
-SECONDS = float(os.environ.get("MILLSTREAM_FUZZ_S", "60" if os.environ.get("CI") else "10"))
-SEED = int(os.environ.get("MILLSTREAM_FUZZ_SEED", str(random.randrange(10**9))))
+SECONDS = float(os.environ.get("FUZZ_S", "60" if os.environ.get("CI") else "10"))
+SEED = int(os.environ.get("FUZZ_SEED", str(random.randrange(10**9))))
 AT_ONCE = 20
 MIB = 1024 * 1024
 
