@@ -19,7 +19,6 @@ from millstream_api.wire.frames import (
     close_code,
     close_frame,
     frame,
-    unmasked,
 )
 from tests.unit.test_http1 import cut
 
@@ -133,11 +132,6 @@ def test_control_frames_do_not_count_as_fragments() -> None:
     data = of_client(1, b"a", final=False) + of_client(9, b"") * 3 * MAX_FRAGMENTS + of_client(0, b"b")
     messages, code = read([data])
     assert (messages[-1].text, code) == ("ab", None)
-
-
-@given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))
-def test_unmasking_is_an_exclusive_or_with_the_repeated_mask(payload: bytes, mask: bytes) -> None:
-    assert unmasked(payload, mask) == bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
