@@ -11,6 +11,8 @@ import re
 import time
 from contextlib import suppress
 
+import pytest
+
 from tests.integration.test_framing import H2C, HANDSHAKE, request
 from tests.integration.web import memory
 from tests.processes import Process, Processes
@@ -119,6 +121,7 @@ async def talk(api: Process, packets: list[bytes], patience_s: float) -> bytes:
     return heard
 
 
+@pytest.mark.timeout(SECONDS + 60)
 async def test_bytes_that_mean_no_good_do_no_harm(processes: Processes) -> None:
     stack = await start(processes, api={"MILLSTREAM_HEAD_S": "2", "MILLSTREAM_BODY_S": "2"})
     until, chance, count = time.monotonic() + SECONDS, random.Random(SEED), 0

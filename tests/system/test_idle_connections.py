@@ -15,7 +15,7 @@ EACH = 1000
 HALVES = {
     "silent": b"",
     "half a head": b"GET /jobs HTTP/1.1\r\nHost: loc",
-    "half a body": request("PUT", "/files/half", headers="Content-Length: 100\r\n") + b"half",
+    "half a body": request("POST", "/jobs", headers="Content-Type: application/json\r\nContent-Length: 99\r\n") + b"{",
 }
 
 

@@ -211,7 +211,7 @@ class HttpConnection(asyncio.Protocol):
         self._exchange = None
         reader = self.reader
         if keep_alive:
-            self.deadline = monotonic() + self.limits.idle_s
+            self.deadline = monotonic() + (self.limits.idle_s if reader.body_complete else self.limits.body_s)
             if reader.held or self.eof or self._shutting_down or self._read_paused:
                 self._read_on()
         elif reader.held or not reader.body_complete:
