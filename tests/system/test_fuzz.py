@@ -109,7 +109,7 @@ async def talk(api: Process, packets: list[bytes], patience_s: float) -> bytes:
     """Say it and hear what comes, until the end or a little later."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
     heard = b""
-    with suppress(ConnectionError, TimeoutError):
+    with suppress(OSError, TimeoutError):
         async with asyncio.timeout(patience_s):
             for packet in packets:
                 writer.write(packet)
