@@ -107,7 +107,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.directory = directory
     app.state.traffic = Traffic()
     app.state.population = Population(
-        most=connections_possible(settings.total_connections),
+        most=connections_possible(settings.total_connections, settings.streams),
         most_of_address=settings.address_connections,
         exempt=settings.is_trusted,
     )
@@ -210,12 +210,13 @@ def with_files(app: FastAPI) -> ASGIApp:
     return below_prefix(answering_hosts(whole, settings), settings.root_path)
 
 
-def connections_possible(most: int) -> int:
-    """How many connections fit the descriptors that this process may open; each may need one more for a file."""
+def connections_possible(most: int, streams: int) -> int:
+    """How many connections fit the descriptors that this process may open, beside those of as many file streams."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
         return most
-    possible = max(1, (descriptors - SPARE_DESCRIPTORS) // 2)
+    left = max(1, descriptors - SPARE_DESCRIPTORS)
+    possible = max(left - streams, (left + 1) // 2)
     if possible < most:
         log.warning("fewer connections than were set: raise `ulimit -n`", set=most, possible=possible)
     return min(most, possible)
