@@ -197,6 +197,79 @@ async def test_an_end_is_told_to_the_end_however_often_its_attempt_is_cancelled(
     assert (await last(held, job))[0] == "failed"
 
 
+async def give_back(ctx: Context) -> int:
+    return 1
+
+
+async def stumble(ctx: Context) -> None:
+    raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("function", "why", "how", "end"),
+    [
+        (forever, Stop.TIMEOUT, "timeout", "failed"),
+        (forever, Stop.DRAIN, "drain", "log"),
+        (give_back, None, "succeeded", "succeeded"),
+        (stumble, None, "failed", "failed"),
+        (ask_again, None, "retrying", "retrying"),
+    ],
+)
+async def test_a_task_that_emits_without_end_does_not_delay_the_end_of_its_attempt(
+    store: Store, function: Author, why: Stop | None, how: str, end: str
+) -> None:
+    job = await running(store, max_attempts=3)
+    left: list[asyncio.Task[None]] = []
+    emitting = asyncio.Event()
+
+    async def endless(ctx: Context) -> None:
+        while True:
+            await ctx.emit(1)
+            emitting.set()
+
+    async def leave(ctx: Context) -> Any:
+        left.append(asyncio.create_task(endless(ctx)))
+        await emitting.wait()
+        return await function(ctx)
+
+    attempt, task = await begin(store, job, leave)
+    await emitting.wait()
+    if why:
+        attempt.stop(why)
+    try:
+        assert await asyncio.wait_for(task, 15) == how
+    finally:
+        (emits,) = left
+        if not emits.done():
+            emits.cancel()
+    with pytest.raises(LeaseLost, match="has ended"):
+        await emits
+    page = await store.attach(job.id, limit=1_000_000, limit_bytes=10**9)
+    assert page is not None
+    assert [event.type for event in page.events if event.type != "chunk"] == ["queued", "started", end]
+    assert page.events[-1].type == end
+
+
+@pytest.mark.parametrize(("why", "end"), [(Stop.TIMEOUT, "failed"), (Stop.DRAIN, "log")])
+async def test_what_an_analysis_that_was_stopped_returns_does_not_count(store: Store, why: Stop, end: str) -> None:
+    job = await running(store, max_attempts=3)
+    here = asyncio.Event()
+
+    async def stubborn(ctx: Context) -> str:
+        try:
+            here.set()
+            await forever(ctx)
+        except asyncio.CancelledError:
+            pass  # it takes no notice
+        return "all the same"
+
+    attempt, task = await begin(store, job, stubborn)
+    await here.wait()
+    attempt.stop(why)
+    assert await task == why.value
+    assert await types(store, job.id) == ["queued", "started", end]
+
+
 async def delays(store: Store, attempt: int, count: int = 30) -> list[float]:
     """How long retries after an attempt of this number are told to wait: base 1 s, cap 60 s."""
     for _ in range(count):

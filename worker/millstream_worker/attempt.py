@@ -80,12 +80,17 @@ class Attempt:
         except asyncio.CancelledError:
             if self._stopped is None:
                 self.stop(Stop.DRAIN)
-            if self._ending:
-                await _uninterrupted(self._ending)
-            assert self._stopped is not None
-            return self._stopped.value
+            return await self._stop_told()
+        if self._stopped:  # and the analysis took no notice
+            return await self._stop_told()
         self._task = None  # the end is being told: too late to be stopped
         return await self._settle(outcome)
+
+    async def _stop_told(self) -> str:
+        if self._ending:
+            await _uninterrupted(self._ending)
+        assert self._stopped is not None
+        return self._stopped.value
 
     # Computing.
 
@@ -100,6 +105,7 @@ class Attempt:
         timer = asyncio.get_running_loop().call_later(self._timeout_s, self.stop, Stop.TIMEOUT)
         try:
             outcome = await executor.run(analysis, context, params)
+            self._events.close()
             if isinstance(outcome, Succeeded):
                 await self._events.flush()  # within the time limit too
             return outcome
@@ -121,6 +127,7 @@ class Attempt:
         if self._stopped or self._task is None:
             return
         self._stopped = why
+        self._events.close()
         if why is Stop.TIMEOUT:
             failure = Failure("timeout", f"The attempt took longer than {self._timeout_s:g} s.")
             self._ending = asyncio.create_task(self._end(self._fail(failure)))

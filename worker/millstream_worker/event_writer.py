@@ -24,7 +24,7 @@ class EventWriter:
     """
 
     __slots__ = (
-        "_appending", "_buffer", "_buffered_bytes", "_job", "_max_event_bytes", "_store",
+        "_appending", "_buffer", "_buffered_bytes", "_closed", "_job", "_max_event_bytes", "_store",
         "broken", "on_lost", "written",
     )  # fmt: skip
 
@@ -37,12 +37,17 @@ class EventWriter:
         self._max_event_bytes = max_event_bytes
         self._buffer: list[Event] = []
         self._buffered_bytes = 0
+        self._closed = False
         self._appending: asyncio.Task[None] | None = None
 
     async def write(self, type: str, data: bytes) -> None:
-        """Buffer an event, and wait while the buffer is full. Raises OutputTooLarge, and what `broken` holds."""
+        """Buffer an event, and wait while the buffer is full. Raises OutputTooLarge, LeaseLost after `close`, and what
+        `broken` holds.
+        """
         if self.broken:
             raise self.broken
+        if self._closed:
+            raise LeaseLost(f"The attempt of job {self._job.id} has ended.")
         if len(data) > self._max_event_bytes:
             raise OutputTooLarge(
                 f"A {type} of {len(data)} bytes is over the limit of {self._max_event_bytes} for one event."
@@ -58,6 +63,10 @@ class EventWriter:
             await asyncio.wait({self._appending})
             if self.broken:
                 raise self.broken
+
+    def close(self) -> None:
+        """Take no more events: a task that the analysis left behind does not hold up the end of its attempt."""
+        self._closed = True
 
     async def flush(self) -> None:
         """Wait until the log has every event, or the writer is broken. Raises nothing."""
