@@ -18,6 +18,7 @@ from millstream.background import Background
 from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import Problem
 from millstream.protocol.messages import SOCKET
+from millstream.store.not_now import StoreRefuses
 from millstream.store.store import Store
 from millstream_api.error_handlers import answer_unexpected_errors, answer_with_problems, has_head
 from millstream_api.files.app import PREFIX as FILES
@@ -140,15 +141,19 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     @app.get("/readyz", tags=["server"], responses=problems("draining", "store_unavailable"))
     async def readyz() -> Response:
-        """Readiness: the store answers, and this process is not draining. `failing`: background tasks that do."""
+        """Readiness: the store takes writes, and this process is not draining. `failing`: background tasks that do."""
         commands: Commands = app.state.commands
         if draining.is_set():
             return problem_response(Problem("draining", "This server is restarting.", retry_after_s=1), "/readyz")
-        with suppress(Exception):
+        try:
             async with asyncio.timeout(2):
-                await commands.stores.only.pipeline.call("PING")
+                await commands.stores.only.check_writable()
             return Response(to_json({"status": "ready", **_failing(app)}), media_type="application/json")
-        return problem_response(Problem("store_unavailable", "The store does not answer.", retry_after_s=1), "/readyz")
+        except StoreRefuses as error:
+            detail = str(error)
+        except Exception:
+            detail = "The store does not answer."
+        return problem_response(Problem("store_unavailable", detail, retry_after_s=1), "/readyz")
 
     @app.get("/metrics", tags=["server"], response_class=Response, responses=METRICS)
     async def metrics(request: Request, who: jobs.Who) -> Response:

@@ -15,10 +15,12 @@ from millstream.authoring.analysis import MARK, Analysis
 from millstream.background import Background
 from millstream.store import keys
 from millstream.store.limits import Limits
+from millstream.store.not_now import NOT_NOW
 from millstream.store.store import Claimed, Store
 from millstream_worker.engine import Engine
 from millstream_worker.settings import WorkerSettings
 from tests.integration.conftest import Client
+from tests.integration.fault_proxy import fault_proxy
 from tests.integration.jobs import a_job, snapshot, types
 from tests.processes import Process, until
 
@@ -170,6 +172,23 @@ async def test_a_worker_that_cannot_look_for_what_is_to_be_aborted_looks_again(
         await client.delete(keys.ABORT)
         await client.zadd(keys.ABORT, {"j": 10**15})
         await until_types(faulty, "j", "queued", "started", "log", "cancelled")
+
+
+@pytest.mark.parametrize("command", ["claim", "BLPOP"])
+async def test_a_worker_that_is_refused_goes_on_and_counts_no_failure(
+    valkey: Process, client: Client, start: Start, command: str
+) -> None:
+    async with fault_proxy(valkey) as proxy:
+        store = Store(proxy.url, name="refused", limits=Limits())
+        await store.open(10)
+        faults = [proxy.inject(command, f"{reply} x", times=1) for reply in NOT_NOW]
+        async with start(store, at_once) as engine:
+            for fault in faults:
+                await fault.seen()
+            await store.submit(a_job("j"))
+            await until_types(store, "j", "queued", "started", "succeeded")
+            assert engine._background.failures == {}
+        await store.close()
 
 
 async def test_a_burst_is_left_to_other_workers_too(faulty: Faulty, start: Start) -> None:

@@ -252,9 +252,9 @@ STORE: list[Mutant] = [
     Mutant(
         "S02s",
         "a store that may not be written to for a moment is waited for",
-        "shared/millstream/store/store.py",
-        '("LOADING", "READONLY", "MASTERDOWN")',
-        '("LOADING", "MASTERDOWN")',
+        "shared/millstream/store/not_now.py",
+        '    "READONLY": "it is a replica",\n',
+        "",
         f"{PIPELINE}::test_a_store_that_may_not_be_written_to_for_a_moment_is_waited_for",
     ),
     Mutant(

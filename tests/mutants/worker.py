@@ -5,6 +5,7 @@ from tests.mutants import Mutant
 ATTEMPT = "tests/integration/test_attempt.py::"
 ENGINE = "tests/integration/test_engine.py::"
 LEASES = "tests/integration/test_leases.py::"
+REFUSES = "tests/integration/test_store_refuses.py::"
 PROCESS = "tests/integration/test_worker_process.py::"
 QUEUES = "tests/integration/test_queues.py::"
 
@@ -69,7 +70,7 @@ WORKER: list[Mutant] = [
         "R07",
         "An analysis that is faster than the store waits: what is held of its events is bounded in number.",
         "worker/millstream_worker/event_writer.py",
-        "len(self._buffer) >= MAX_BUFFERED_EVENTS or",
+        "self._waiting >= MAX_BUFFERED_EVENTS or",
         "",
         ATTEMPT + "test_an_analysis_that_is_faster_than_the_store_waits_once_the_buffer_is_full",
     ),
@@ -77,7 +78,7 @@ WORKER: list[Mutant] = [
         "R07b",
         "An analysis that is faster than the store waits: what is held of its events is bounded in bytes.",
         "worker/millstream_worker/event_writer.py",
-        " or self._buffered_bytes >= MAX_BUFFERED_BYTES",
+        " or self._waiting_bytes >= MAX_BUFFERED_BYTES",
         "",
         ATTEMPT + "test_an_analysis_that_is_faster_than_the_store_waits_once_the_buffer_is_full",
     ),
@@ -165,8 +166,8 @@ WORKER: list[Mutant] = [
         "W04",
         "A heartbeat that fails is not the last one.",
         "worker/millstream_worker/leases.py",
-        "                unreachable = True\n            except",
-        "                return\n            except",
+        '                    self._health.failed("heartbeat", error)\n            if',
+        "                    return\n            if",
         LEASES + "test_a_heartbeat_that_the_store_refused_is_not_the_last",
     ),
     Mutant(
@@ -344,6 +345,38 @@ WORKER: list[Mutant] = [
         "self._lease_ms / 3000",
         "self._lease_ms / 1000",
         "tests/system/test_worker_hangs.py::test_a_worker_that_computes_for_longer_than_a_lease_keeps_its_jobs",
+    ),
+    Mutant(
+        "NA01",
+        'A store that says "not now" is waited for.',
+        "shared/millstream/store/pipeline.py",
+        "future.set_exception(refusal(reply) or reply)",
+        "future.set_exception(reply)",
+        REFUSES + "test_what_is_emitted_while_the_store_refuses_is_in_the_log_once_and_in_order",
+    ),
+    Mutant(
+        "NA02",
+        "An attempt whose events meet an unexpected error is lost, and does not go on behind a hole.",
+        "worker/millstream_worker/event_writer.py",
+        "        except Exception as error:",
+        "        except LeaseLost as error:",
+        REFUSES + "test_an_attempt_whose_events_are_refused_is_lost_and_never_goes_on_behind_a_hole",
+    ),
+    Mutant(
+        "NA03",
+        "A heartbeat that is refused is made again soon.",
+        "worker/millstream_worker/leases.py",
+        "pause_s /= TRIES",
+        "pass",
+        REFUSES + "test_a_heartbeat_that_is_refused_is_made_again_soon_and_is_no_failure",
+    ),
+    Mutant(
+        "NA04",
+        "An API whose store takes no writes is not ready.",
+        "shared/millstream/store/store.py",
+        'self.pipeline.call("LPUSHX", keys.PROBE, "")',
+        'self.pipeline.call("PING")',
+        REFUSES + "test_so_it_is_when_a_real_store_is_in_trouble",
     ),
     Mutant(
         "NA05",

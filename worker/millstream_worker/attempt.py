@@ -137,6 +137,8 @@ class Attempt:
         self._task.cancel()
 
     def _lose(self) -> None:
+        if not isinstance(self._events.broken, LeaseLost):
+            log.error("events could not be written", job=self._job.id, exc_info=self._events.broken)
         self.stop(Stop.LOST)
 
     async def _end(self, last: Coroutine[Any, Any, None]) -> None:
@@ -165,9 +167,9 @@ class Attempt:
         return "failed"
 
     def _judge(self, outcome: Outcome) -> Outcome:
-        """Output over a limit makes a success a failure. Raises LeaseLost, StoreUnavailable: events are missing."""
+        """Output over a limit makes a success a failure. Raises what broke the events: some are missing."""
         broken, limit = self._events.broken, self._settings.event_bytes
-        if isinstance(broken, LeaseLost | StoreUnavailable):
+        if broken and not isinstance(broken, OutputTooLarge):
             raise broken
         if isinstance(outcome, Failure):
             return outcome

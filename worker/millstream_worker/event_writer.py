@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 
-from millstream.protocol.errors import StoreUnavailable
 from millstream.store.store import Claimed, LeaseLost, LogFull, Store
 from millstream_worker.outcome import OutputTooLarge
 
@@ -17,14 +16,15 @@ Event = tuple[str, bytes]  # its type, and its data as JSON
 class EventWriter:
     """Numbers the events of an attempt and appends them to the job's log, in groups: while one call to the store is
     under way, the events that follow are gathered for the next. A caller that is faster than the store waits once the
-    buffer is full.
+    buffer is full. An event leaves the buffer only when the log has it, so that none can be passed over.
 
     `written` counts the events that the log has. `broken` is why no more can be written: OutputTooLarge when the log
-    is full; LeaseLost or StoreUnavailable when the attempt is lost, which `on_lost` is called for.
+    is full; anything else (LeaseLost, StoreUnavailable, a defect) when the attempt is lost, which `on_lost` is called
+    for.
     """
 
     __slots__ = (
-        "_appending", "_buffer", "_buffered_bytes", "_closed", "_job", "_max_event_bytes", "_store",
+        "_appending", "_buffer", "_closed", "_job", "_max_event_bytes", "_store", "_under_way", "_waiting_bytes",
         "broken", "on_lost", "written",
     )  # fmt: skip
 
@@ -36,7 +36,8 @@ class EventWriter:
         self._job = job
         self._max_event_bytes = max_event_bytes
         self._buffer: list[Event] = []
-        self._buffered_bytes = 0
+        self._under_way = 0  # events at the head of the buffer that a call takes to the store
+        self._waiting_bytes = 0  # of those behind them
         self._closed = False
         self._appending: asyncio.Task[None] | None = None
 
@@ -52,17 +53,21 @@ class EventWriter:
             raise OutputTooLarge(
                 f"A {type} of {len(data)} bytes is over the limit of {self._max_event_bytes} for one event."
             )
-        if type == "progress" and self._buffer and self._buffer[-1][0] == "progress":
+        if type == "progress" and self._waiting > 0 and self._buffer[-1][0] == "progress":
             _, passed = self._buffer.pop()  # not sent yet, and already history
-            self._buffered_bytes -= len(passed)
+            self._waiting_bytes -= len(passed)
         self._buffer.append((type, data))
-        self._buffered_bytes += len(data)
+        self._waiting_bytes += len(data)
         if self._appending is None:
             self._appending = asyncio.create_task(self._append())
-        while len(self._buffer) >= MAX_BUFFERED_EVENTS or self._buffered_bytes >= MAX_BUFFERED_BYTES:
+        while self._waiting >= MAX_BUFFERED_EVENTS or self._waiting_bytes >= MAX_BUFFERED_BYTES:
             await asyncio.wait({self._appending})
             if self.broken:
                 raise self.broken
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._buffer) - self._under_way
 
     def close(self) -> None:
         """Take no more events: a task that the analysis left behind does not hold up the end of its attempt."""
@@ -77,16 +82,18 @@ class EventWriter:
         try:
             while self._buffer:
                 group, size = first_group(self._buffer)
-                del self._buffer[: len(group)]
-                self._buffered_bytes -= size
+                self._under_way = len(group)
+                self._waiting_bytes -= size
                 await self._store.append(self._job, self.written + 1, group)
+                del self._buffer[: len(group)]
+                self._under_way = 0
                 self.written += len(group)
-        except (LeaseLost, StoreUnavailable) as error:
+        except LogFull:
+            self.broken = OutputTooLarge("The job's log is full.")
+        except Exception as error:
             self.broken = error
             if self.on_lost:
                 self.on_lost()
-        except LogFull:
-            self.broken = OutputTooLarge("The job's log is full.")
         finally:
             self._appending = None
 

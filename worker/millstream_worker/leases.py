@@ -17,8 +17,13 @@ from millstream.background import Health
 from millstream.protocol.events import rfc3339
 from millstream.protocol.fleet import Heartbeat
 from millstream.store import keys
+from millstream.store.not_now import refusal
 from millstream.store.pipeline import Argument
 from millstream.store.scripts import load_scripts
+
+# What redis-py raises for a store that is away, and for the refusals whose first word it takes off.
+AWAY = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, redis.exceptions.OutOfMemoryError)
+TRIES = 10  # to renew the leases, in the time between two heartbeats, while the store is away
 
 log = structlog.get_logger("millstream.worker")
 
@@ -62,17 +67,20 @@ class Leases(threading.Thread):
     def run(self) -> None:
         unreachable = False
         while True:
+            pause_s = self._lease_ms / 3000
             try:
                 self._beat()
                 self._health.succeeded("heartbeat")
                 unreachable = False
-            except RedisError as error:
-                if not unreachable:
-                    log.warning("leases could not be renewed", error=str(error))
-                unreachable = True
             except Exception as error:
-                self._health.failed("heartbeat", error)
-            if self._stopping.wait(self._lease_ms / 3000):
+                if isinstance(error, AWAY) or refusal(error):
+                    if not unreachable:
+                        log.warning("leases could not be renewed", error=str(error))
+                    unreachable = True
+                    pause_s /= TRIES  # or a store that is back soon would find the leases run out
+                else:
+                    self._health.failed("heartbeat", error)
+            if self._stopping.wait(pause_s):
                 return
 
     def _beat(self) -> None:

@@ -19,6 +19,7 @@ from millstream.protocol.errors import Problem, StoreUnavailable
 from millstream.protocol.fleet import Heartbeat, QueueStats
 from millstream.protocol.jobs import Page, Snapshot
 from millstream.protocol.messages import Attach, Cancel, Submit, read_cursor
+from millstream.store.not_now import StoreRefuses
 from millstream.store.store import NewJob, Submitted
 from millstream_api.jobs.hub import Follower
 from millstream_api.jobs.relay import Relay
@@ -41,8 +42,8 @@ class StoreCall:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, StoreUnavailable):
-            detail = "The store cannot be reached at the moment. Try again."
-            raise Problem("store_unavailable", detail, retry_after_s=1) from None
+            detail = str(error) if isinstance(error, StoreRefuses) else "The store cannot be reached at the moment."
+            raise Problem("store_unavailable", f"{detail} Try again.", retry_after_s=1) from None
 
 
 STORE_CALL = StoreCall()

@@ -118,7 +118,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     ),
     "store_unavailable": ProblemType(
         -32033, 503, "The store cannot be reached",
-        "The server cannot reach its store, and timed out waiting for it.",
+        "The server cannot reach its store, or the store takes no writes, and the server timed out waiting for it.",
         "Try again; with an idempotency key it is safe to repeat a submit.",
     ),
     "no_workers": ProblemType(

@@ -14,6 +14,7 @@
 | `ms:worker:<id>` | one worker's last heartbeat (JSON) | one lease and 1 s |
 | `ms:workers` | ids of workers by when their heartbeat expires (sorted set) | no expiry; trimmed at each heartbeat |
 | `ms:analyses` | what workers have advertised (hash) | no expiry; one field an analysis |
+| `ms:probe` | what `/readyz` would push to, to see whether the store takes writes | never there |
 | `arq:queue…` | arq's queue (sorted set): score = when due, or the end of the lease | no expiry; bounded by depth |
 | `arq:job:<id>` | arq's job body | overall time to live, gone at the end |
 | `arq:in-progress:<id>` | the token that owns the job | one lease |
@@ -39,6 +40,7 @@ ANALYSES = "ms:analyses"
 NODE = "ms:node:"
 STOP = "ms:stop:"
 CATALOG = "ms:catalog"
+PROBE = "ms:probe"
 
 BODY = "arq:job:"
 LEASE = "arq:in-progress:"

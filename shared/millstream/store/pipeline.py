@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from millstream.backoff import backoff_s
 from millstream.protocol.errors import StoreUnavailable
+from millstream.store.not_now import refusal
 
 log = structlog.get_logger("millstream.store.store")
 
@@ -84,7 +85,8 @@ class Pipeline:
         """Send a command; the future holds its reply.
 
         Raises StoreUnavailable (from the future) when there is no connection or it breaks before the reply: the
-        command may then have been carried out or not. A Redis error reply is raised as `hiredis.ReplyError`.
+        command may then have been carried out or not; so when the store says "not now" (not_now.py). Any other error
+        reply is raised as `hiredis.ReplyError`.
         """
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self._writer is None:
@@ -175,7 +177,7 @@ class Pipeline:
                 if future.done():
                     continue
                 if isinstance(reply, Exception):
-                    future.set_exception(reply)
+                    future.set_exception(refusal(reply) or reply)
                 else:
                     future.set_result(reply)
 

@@ -7,12 +7,14 @@ same answer, and does nothing more, when it is called a second time. What cannot
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import hiredis
 from pydantic_core import to_json
 
+from millstream.backoff import backoff_s
 from millstream.protocol.errors import Problem, StoreUnavailable
 from millstream.protocol.events import START, Cursor, read_logged
 from millstream.protocol.fleet import Advertisement, Heartbeat, LaneStats, QueueStats
@@ -23,6 +25,7 @@ from millstream.store.pipeline import SILENCE_S, Argument, Pipeline
 from millstream.store.scripts import load_scripts
 
 ANY_OWNER = "*"
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 0.5  # before a call is made again on a connection that stands
 
 
 def new_job_id() -> str:
@@ -121,6 +124,11 @@ class Store:
         scripts = self._scripts.values()
         await asyncio.gather(*(self.pipeline.call("SCRIPT", "LOAD", script.text) for script in scripts))
 
+    async def check_writable(self) -> None:
+        """Changes nothing. Raises StoreUnavailable when the store cannot be reached, or takes no writes."""
+        with suppress(hiredis.ReplyError):  # any other answer is one
+            await self.pipeline.call("LPUSHX", keys.PROBE, "")  # to a list that is never there
+
     async def durability_warnings(self) -> list[str]:
         """What in the store's configuration breaks the promise that nothing accepted is lost."""
         try:
@@ -146,13 +154,14 @@ class Store:
     ) -> Any:
         """Run a script with its arguments by name (see scripts.py); those of the limits are given by the store.
 
-        Raises StoreUnavailable when the store stays away for longer than `patience_s`.
+        Raises StoreUnavailable when the store stays away, or says "not now", for longer than `patience_s`.
         """
         script = self._scripts[name]
         argv = script.bind(arguments, rest)
         command = ("EVALSHA", script.sha)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self.patience_s if patience_s is None else patience_s)
+        failures = 0
         while True:
             try:
                 return await self.pipeline.call(*command, len(keys_), *keys_, *argv)
@@ -160,19 +169,19 @@ class Store:
                 if str(error).startswith("NOSCRIPT"):
                     command = ("EVAL", script.text)  # which makes the store know it again
                     continue
-                if not str(error).startswith(("LOADING", "READONLY", "MASTERDOWN")):
+                raise
+            except StoreUnavailable as error:
+                if loop.time() >= deadline:
                     raise
-            except StoreUnavailable:
-                pass
-            if loop.time() >= deadline:
-                raise StoreUnavailable("the store cannot be reached")
+                reason = error
+            failures += 1
             try:
                 async with asyncio.timeout_at(deadline):
                     if self.pipeline.connected.is_set():
-                        await asyncio.sleep(0.05)
+                        await asyncio.sleep(backoff_s(failures, first_s=FIRST_PAUSE_S, max_s=MAX_PAUSE_S))
                     await self.pipeline.connected.wait()
             except TimeoutError:
-                raise StoreUnavailable("the store cannot be reached") from None
+                raise reason from None
 
     # What the API does.
 
