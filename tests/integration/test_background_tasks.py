@@ -15,6 +15,7 @@ from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.relay import Relay
 from millstream_api.jobs.websocket import Sockets
 from millstream_api.settings import ApiSettings
+from millstream_api.wire.population import Population
 from millstream_worker.leases import Leases
 from tests.integration.conftest import Client
 from tests.processes import Process, Processes, until
@@ -24,6 +25,7 @@ API_TASKS = [
     (Commands, "expire", "expire jobs"),
     (Relay, "check", "check quiet logs"),
     (Sockets, "close_revoked", "close sockets of revoked keys"),
+    (Population, "sweep", "end connections whose time is over"),
     (api, "sweep", "sweep broken uploads"),
 ]
 
@@ -62,6 +64,15 @@ async def test_a_task_of_the_api_goes_on(
         assert f'millstream_background_failing{{task="{task}"}}' not in metrics
 
 
+async def test_every_task_of_the_api_is_tried(valkey: Process, client: Client, tmp_path: Any) -> None:
+    app = api.create_app(ApiSettings(redis_url=valkey.url, data_dir=tmp_path))
+    before = asyncio.all_tasks()
+    async with app.router.lifespan_context(app):
+        started = {task.get_name() for task in asyncio.all_tasks() - before}
+        names = {name for name in started if not name.startswith(("Task-", "pipeline "))}
+    assert names == {task for _, _, task in API_TASKS}
+
+
 async def test_an_api_reads_the_catalog_once_the_store_answers_as_it_should(
     valkey: Process, client: Client, own_processes: Processes
 ) -> None:
@@ -82,21 +93,29 @@ async def test_an_api_reads_the_catalog_once_the_store_answers_as_it_should(
     assert "Traceback" in server.log.read_text() or "WRONGTYPE" in server.log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("key", "task"),
+    [
+        (keys.ABORT, "abort for stock arq"),
+        (keys.ANALYSES, "advertise again"),
+        (keys.lane("default", "high"), "claim jobs"),
+    ],
+)
 async def test_a_worker_tells_of_its_failing_tasks_in_its_heartbeat_and_goes_on(
-    valkey: Process, client: Client, own_processes: Processes
+    valkey: Process, client: Client, own_processes: Processes, key: str, task: str
 ) -> None:
-    await client.set(keys.ABORT, "of another type")
     worker = await own_processes.worker(valkey, MILLSTREAM_LEASE_S="0.5")
+    await client.set(key, "of another type")
 
     async def failures() -> int:
         beat = await client.get(keys.WORKER + worker.url)
-        return Heartbeat.model_validate_json(beat).failures.get("abort for stock arq", 0) if beat else 0
+        return Heartbeat.model_validate_json(beat).failures.get(task, 0) if beat else 0
 
     async def failed() -> bool:
         return await failures() > 0
 
     await until(failed, what="the failure to be told")
-    await client.delete(keys.ABORT)
+    await client.delete(key)
 
     async def works() -> bool:
         return "background task works again" in worker.log.read_text()

@@ -16,7 +16,7 @@ from millstream.background import Background
 from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.not_now import NOT_NOW
-from millstream.store.store import Claimed, Store
+from millstream.store.store import Claimed, Store, UnexpectedReply
 from millstream_worker.engine import Engine
 from millstream_worker.settings import WorkerSettings
 from tests.integration.conftest import Client
@@ -172,6 +172,37 @@ async def test_a_worker_that_cannot_look_for_what_is_to_be_aborted_looks_again(
         await client.delete(keys.ABORT)
         await client.zadd(keys.ABORT, {"j": 10**15})
         await until_types(faulty, "j", "queued", "started", "log", "cancelled")
+
+
+async def test_a_tick_that_failed_is_not_the_last(
+    faulty: Faulty, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors, ticked = [RuntimeError("odd"), ValueError("odd")], asyncio.Event()
+
+    async def odd(engine: Engine) -> None:
+        if errors:
+            raise errors.pop()
+        ticked.set()
+
+    monkeypatch.setattr(Engine, "_tick", odd)
+    async with start(faulty, at_once):
+        await asyncio.wait_for(ticked.wait(), 15)
+
+
+async def test_a_worker_whose_claim_is_answered_oddly_claims_again(
+    faulty: Faulty, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, odd = faulty.run, [UnexpectedReply("odd"), ValueError("odd")]
+
+    async def answered_oddly(name: str, *arguments: Any, **more: Any) -> Any:
+        if name == "claim" and odd:
+            raise odd.pop()
+        return await run(name, *arguments, **more)
+
+    monkeypatch.setattr(faulty, "run", answered_oddly)
+    async with start(faulty, at_once):
+        await faulty.submit(a_job("j"))
+        await until_types(faulty, "j", "queued", "started", "succeeded")
 
 
 @pytest.mark.parametrize("command", ["claim", "BLPOP"])

@@ -182,8 +182,8 @@ WORKER: list[Mutant] = [
         "W06",
         "A worker outlives a claim that the store refuses.",
         "worker/millstream_worker/engine.py",
-        "except (StoreUnavailable, hiredis.ReplyError) as error:",
-        "except StoreUnavailable as error:",
+        "        except Exception as error:\n            pause_s = self",
+        "        except StoreUnavailable as error:\n            pause_s = self",
         ENGINE + "test_a_worker_whose_claim_is_refused_claims_again",
     ),
     Mutant(

@@ -11,7 +11,6 @@ import time
 from contextlib import suppress
 from typing import Any
 
-import hiredis
 import structlog
 from arq.connections import ArqRedis
 from arq.worker import Worker, func
@@ -100,12 +99,15 @@ class Engine(Worker):
             async with self._claiming:
                 due_s = await self._claim()
             await self._wait(due_s)
-        except (StoreUnavailable, hiredis.ReplyError) as error:
-            if isinstance(error, hiredis.ReplyError):
-                log.error("claiming failed", error=str(error))
+            self._background.succeeded("claim jobs")
+        except StoreUnavailable:
             if self.allow_pick_jobs:
                 await asyncio.sleep(random.uniform(0.05, 0.2))
                 await self._store.pipeline.connected.wait()
+        except Exception as error:
+            pause_s = self._background.failed("claim jobs", error)
+            if self.allow_pick_jobs:
+                await asyncio.sleep(pause_s)
 
     async def _claim(self) -> float | None:
         """Returns the seconds until the next job falls due (0: more may be due now)."""
