@@ -19,6 +19,7 @@ from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import Problem
 from millstream.protocol.messages import SOCKET
 from millstream.store.not_now import StoreRefuses
+from millstream.store.pipeline import silence_for
 from millstream.store.store import Store
 from millstream_api.error_handlers import answer_unexpected_errors, answer_with_problems, has_head
 from millstream_api.files.app import PREFIX as FILES
@@ -68,7 +69,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = Store(settings.redis_url, name="api", limits=settings, patience_s=settings.store_patience_s)
         stores = Stores(store)
-        relay = Relay(settings.redis_url, stores)
+        relay = Relay(settings.redis_url, stores, silence_for(settings.store_patience_s))
         background = Background()
         commands = Commands(settings, stores, relay, Keys(settings.api_keys_file), draining)
         sockets = Sockets(commands)

@@ -21,7 +21,10 @@ class ProcessSettings(BaseSettings):
     )
     data_dir: Path = Field(Path("data"), description="the directory of files that are served and that analyses read")
     store_patience_s: float = Field(
-        10, gt=0, description="how long a call waits through an outage of the store before it fails, in seconds"
+        10,
+        gt=0,
+        description="how long a call waits through an outage of the store before it fails, in seconds; a connection to "
+        "the store that is silent for half as long (0.5 to 10 s) is made again",
     )
     event_bytes: int = Field(1024 * 1024, ge=1024, description="bytes of data in one event, a result included")
 

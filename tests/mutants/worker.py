@@ -4,6 +4,7 @@ from tests.mutants import Mutant
 
 ATTEMPT = "tests/integration/test_attempt.py::"
 ENGINE = "tests/integration/test_engine.py::"
+HALF_OPEN = "tests/integration/test_half_open.py::"
 LEASES = "tests/integration/test_leases.py::"
 REFUSES = "tests/integration/test_store_refuses.py::"
 PROCESS = "tests/integration/test_worker_process.py::"
@@ -401,5 +402,29 @@ WORKER: list[Mutant] = [
         "        if self._stopped:  # and the",
         "        if False:  # and the",
         ATTEMPT + "test_what_an_analysis_that_was_stopped_returns_does_not_count",
+    ),
+    Mutant(
+        "NA08",
+        "A connection that only listens and falls silent is made again.",
+        "shared/millstream/store/pipeline.py",
+        "        if self._on_push:\n            return",
+        "        if False:\n            return",
+        HALF_OPEN + "test_one_that_listens_subscribes_again_and_hears_what_comes_then",
+    ),
+    Mutant(
+        "NA09",
+        "A connection that only listens and is quiet stays.",
+        "shared/millstream/store/pipeline.py",
+        '                self.send("PING")\n',
+        "                pass\n",
+        HALF_OPEN + "test_one_that_is_only_quiet_stays",
+    ),
+    Mutant(
+        "NA10",
+        "An error for an answer to a PING is a sign of life.",
+        "shared/millstream/store/pipeline.py",
+        "isinstance(reply, Exception) and not self.connected.is_set()",
+        "isinstance(reply, Exception)",
+        HALF_OPEN + "test_one_that_is_only_quiet_stays",
     ),
 ]

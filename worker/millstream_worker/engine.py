@@ -21,7 +21,7 @@ from millstream.background import Background
 from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import StoreUnavailable
 from millstream.store import keys
-from millstream.store.pipeline import Pipeline
+from millstream.store.pipeline import Pipeline, silence_for
 from millstream.store.store import Claimed, Store
 from millstream_worker.attempt import Attempt, Stop
 from millstream_worker.executor import Executor, InLoop
@@ -58,8 +58,12 @@ class Engine(Worker):
         self._background = background
         self._directory = ServedDirectory(settings.data_dir)
         self._executor: Executor = InLoop()
-        self._bell = Pipeline(settings.redis_url, name=f"{name}-bell")
-        self._stops = Pipeline(settings.redis_url, name=f"{name}-stops", on_connect=self._listen, on_push=self._on_push)
+        silent_s = silence_for(settings.store_patience_s)
+        self._bell = Pipeline(settings.redis_url, name=f"{name}-bell", silence_s=IDLE_POLL_S + silent_s)
+        self._stops = Pipeline(
+            settings.redis_url, name=f"{name}-stops", on_connect=self._listen, on_push=self._on_push,
+            silence_s=silent_s,
+        )  # fmt: skip
         self._claimed: dict[str, Claimed] = {}
         self._claiming = asyncio.Lock()
         self._slot_freed = asyncio.Event()

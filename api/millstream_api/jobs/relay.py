@@ -16,7 +16,7 @@ import structlog
 from millstream.protocol.errors import StoreUnavailable
 from millstream.protocol.events import read_published
 from millstream.store import keys
-from millstream.store.pipeline import Pipeline
+from millstream.store.pipeline import MAX_SILENCE_S, Pipeline
 from millstream.store.store import Store
 from millstream_api.jobs.hub import Hub, State
 from millstream_api.jobs.stores import Stores
@@ -31,13 +31,15 @@ class Relay:
     counts what came.
     """
 
-    def __init__(self, url: str, stores: Stores) -> None:
+    def __init__(self, url: str, stores: Stores, silence_s: float = MAX_SILENCE_S) -> None:
         self.node = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         self.hub = Hub(self._forget)
         self.catalog_changed = asyncio.Event()
         self.events = 0
         self._stores = stores
-        self._pipeline = Pipeline(url, name=f"{self.node}-relay", on_connect=self._listen, on_push=self._on_push)
+        self._pipeline = Pipeline(
+            url, name=f"{self.node}-relay", on_connect=self._listen, on_push=self._on_push, silence_s=silence_s
+        )
         self._heard: dict[str, int] = {}
         self._forgetting: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -23,7 +23,7 @@ from millstream.store.not_now import refusal
 
 log = structlog.get_logger("millstream.store.store")
 
-SILENCE_S = 10.0
+MIN_SILENCE_S, MAX_SILENCE_S = 0.5, 10.0
 
 Reply = Any
 Argument = str | bytes | int | float
@@ -34,7 +34,8 @@ class Pipeline:
 
     `on_connect` runs after each connection is made, before any call goes out; `on_push` gets what no call asked for
     (pub/sub messages), and with it set, replies to calls are not matched: the connection only listens. A store that
-    answers nothing for `silence_s` is considered dead, though the connection is open.
+    answers nothing for `silence_s` is considered dead, though the connection is open; one that only listens is asked
+    for a sign of life.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Pipeline:
         name: str,
         on_connect: Callable[["Pipeline"], Awaitable[None]] | None = None,
         on_push: Callable[[list[Any]], None] | None = None,
-        silence_s: float = SILENCE_S,
+        silence_s: float = MAX_SILENCE_S,
     ) -> None:
         self.url = url
         self._silence_s = silence_s
@@ -61,6 +62,7 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
+        self._heard = 0  # replies and messages, on a connection that only listens
 
     async def open(self, timeout_s: float | None = None) -> "Pipeline":
         """Connect, and stay connected until `close`. Raises StoreUnavailable after `timeout_s` seconds."""
@@ -150,7 +152,8 @@ class Pipeline:
                     preparing.cancel()
                     raise StoreUnavailable("the connection broke while it was being made ready")
                 preparing.result()
-            self.connected.set()
+            if not self._on_push:
+                self.connected.set()
             await asyncio.wait({reading, watching}, return_when=asyncio.FIRST_COMPLETED)
             await (reading if reading.done() else watching)
         finally:
@@ -158,10 +161,23 @@ class Pipeline:
             watching.cancel()
 
     async def _watch(self) -> None:
-        """Raises StoreUnavailable when a call has waited for its reply for `silence_s`, or up to twice that."""
+        """Raises StoreUnavailable when a call, or a connection that only listens, has waited for `silence_s`, or up to
+        twice that.
+        """
+        if self._on_push:
+            return await self._watch_listening()
         oldest = None
         while oldest is None or not self._waiting or self._waiting[0] is not oldest:
             oldest = self._waiting[0] if self._waiting else None
+            await asyncio.sleep(self._silence_s)
+        raise StoreUnavailable("the store stopped answering")
+
+    async def _watch_listening(self) -> None:
+        heard = -1
+        while self._heard != heard:
+            heard = self._heard
+            if self.connected.is_set():
+                self.send("PING")
             await asyncio.sleep(self._silence_s)
         raise StoreUnavailable("the store stopped answering")
 
@@ -171,7 +187,7 @@ class Pipeline:
             replies.feed(data)
             while (reply := replies.gets()) is not False:
                 if push is not None:
-                    push(reply)
+                    self._take_pushed(push, reply)
                     continue
                 future = waiting.popleft()
                 if future.done():
@@ -181,6 +197,15 @@ class Pipeline:
                 else:
                     future.set_result(reply)
 
+    def _take_pushed(self, push: Callable[[list[Any]], None], reply: Reply) -> None:
+        self._heard += 1
+        if isinstance(reply, list):
+            self.connected.set()  # from here on it listens
+            if reply[0] != b"pong":
+                push(reply)
+        elif isinstance(reply, Exception) and not self.connected.is_set():
+            raise refusal(reply) or reply  # later ones answer a PING, and are a sign of life too
+
     def _fail_waiting(self) -> None:
         self._outgoing.clear()
         while self._waiting:
@@ -188,6 +213,11 @@ class Pipeline:
             if not future.done():
                 future.set_exception(StoreUnavailable(f"the connection to the store at {shown(self.url)} broke"))
                 future.exception()  # mark as retrieved: the caller may be gone
+
+
+def silence_for(patience_s: float) -> float:
+    """How long a connection may be silent, so that calls which wait for `patience_s` are made again on another one."""
+    return min(MAX_SILENCE_S, max(MIN_SILENCE_S, patience_s / 2))
 
 
 def shown(url: str) -> str:

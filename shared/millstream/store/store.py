@@ -21,7 +21,7 @@ from millstream.protocol.fleet import Advertisement, Heartbeat, LaneStats, Queue
 from millstream.protocol.jobs import PRIORITIES, Page, Snapshot, read_snapshot
 from millstream.store import keys
 from millstream.store.limits import Limits
-from millstream.store.pipeline import SILENCE_S, Argument, Pipeline
+from millstream.store.pipeline import Argument, Pipeline, silence_for
 from millstream.store.scripts import load_scripts
 
 ANY_OWNER = "*"
@@ -105,8 +105,7 @@ class Store:
         self.patience_s = patience_s
         self._scripts = load_scripts(limits.arguments())
         self._prepare = on_connect
-        silence_s = min(SILENCE_S, max(0.5, patience_s / 2))
-        self.pipeline = Pipeline(url, name=name, on_connect=self._on_connect, silence_s=silence_s)
+        self.pipeline = Pipeline(url, name=name, on_connect=self._on_connect, silence_s=silence_for(patience_s))
 
     async def open(self, timeout_s: float | None = None) -> "Store":
         await self.pipeline.open(timeout_s)
