@@ -91,6 +91,12 @@ async def last(store: Store, job: Claimed) -> tuple[str, Any]:
     return event.type, json.loads(event.data)
 
 
+async def last_type(store: Store, job: Claimed) -> str:
+    found = await store.attach(job.id, limit=1_000_000, limit_bytes=10**9)
+    assert found is not None
+    return found.events[-1].type
+
+
 async def forever(ctx: Context) -> None:
     await asyncio.Event().wait()
 
@@ -244,10 +250,30 @@ async def test_a_task_that_emits_without_end_does_not_delay_the_end_of_its_attem
             emits.cancel()
     with pytest.raises(LeaseLost, match="has ended"):
         await emits
-    page = await store.attach(job.id, limit=1_000_000, limit_bytes=10**9)
-    assert page is not None
-    assert [event.type for event in page.events if event.type != "chunk"] == ["queued", "started", end]
-    assert page.events[-1].type == end
+    assert await last_type(store, job) == end
+
+
+@pytest.mark.parametrize("too_large", [False, True])
+async def test_a_task_that_emits_on_after_every_error_leaves_the_end_of_its_attempt_a_turn(
+    store: Store, too_large: bool
+) -> None:
+    job = await running(store, timeout_s=0.02)
+    left: list[asyncio.Task[None]] = []
+
+    async def endless(ctx: Context) -> None:
+        while True:
+            try:
+                await ctx.emit("x" * (2000 if too_large else 1))
+            except Exception:
+                continue
+
+    async def leave(ctx: Context) -> None:
+        left.append(asyncio.create_task(endless(ctx)))
+        await forever(ctx)
+
+    assert await outcome(store, job, leave, event_bytes=1024) == "timeout"
+    left[0].cancel()
+    assert (await last_type(store, job)) == "failed"
 
 
 @pytest.mark.parametrize(("why", "end"), [(Stop.TIMEOUT, "failed"), (Stop.DRAIN, "log")])

@@ -45,14 +45,9 @@ class EventWriter:
         """Buffer an event, and wait while the buffer is full. Raises OutputTooLarge, LeaseLost after `close`, and what
         `broken` holds.
         """
-        if self.broken:
-            raise self.broken
-        if self._closed:
-            raise LeaseLost(f"The attempt of job {self._job.id} has ended.")
-        if len(data) > self._max_event_bytes:
-            raise OutputTooLarge(
-                f"A {type} of {len(data)} bytes is over the limit of {self._max_event_bytes} for one event."
-            )
+        if error := self._refusal(type, len(data)):
+            await asyncio.sleep(0)  # or a loop that emits on after every error would leave others no turn
+            raise error
         if type == "progress" and self._waiting > 0 and self._buffer[-1][0] == "progress":
             _, passed = self._buffer.pop()  # not sent yet, and already history
             self._waiting_bytes -= len(passed)
@@ -64,6 +59,16 @@ class EventWriter:
             await asyncio.wait({self._appending})
             if self.broken:
                 raise self.broken
+
+    def _refusal(self, type: str, size: int) -> Exception | None:
+        if self.broken:
+            return self.broken
+        if self._closed:
+            return LeaseLost(f"The attempt of job {self._job.id} has ended.")
+        if size > self._max_event_bytes:
+            text = f"A {type} of {size} bytes is over the limit of {self._max_event_bytes} for one event."
+            return OutputTooLarge(text)
+        return None
 
     @property
     def _waiting(self) -> int:
