@@ -285,6 +285,10 @@ async def test_cancelling_what_has_ended_changes_nothing_and_is_no_error(store: 
     assert [event.type for event in await events(store, job.id)] == ["queued", "started", "succeeded"]
 
 
+async def advertised(store: Store) -> list[Advertisement]:
+    return [Advertisement.model_validate_json(text) for text in await store.analyses()]
+
+
 async def test_what_workers_advertise_is_read_back_and_told_only_when_it_changed(store: Store, client: Client) -> None:
     a, b = (
         Advertisement(name=name, description="", params_schema={}, result_schema={}, timeout_s=1, queue="default")
@@ -294,9 +298,44 @@ async def test_what_workers_advertise_is_read_back_and_told_only_when_it_changed
     async with listening(client, keys.CATALOG) as heard:
         await store.advertise([a, b])
         await store.advertise([a])
-        assert await store.analyses() == [a, b]
+        assert await advertised(store) == [a, b]
         await store.advertise([slower])
-        assert await store.analyses() == [slower, b]
+        assert await advertised(store) == [slower, b]
         async with asyncio.timeout(5):
             assert [await heard.get(), await heard.get()] == [b"", b""]
         assert heard.empty()
+
+
+def an_analysis(name: str, timeout_s: float = 1) -> Advertisement:
+    return Advertisement(
+        name=name, description="", params_schema={}, result_schema={}, timeout_s=timeout_s, queue="default"
+    )
+
+
+async def test_a_worker_that_repeats_what_it_knows_does_not_undo_what_a_newer_one_has_said(
+    store: Store, client: Client
+) -> None:
+    await store.advertise([an_analysis("a", 2)])
+    await store.advertise([an_analysis("a", 1)], again=True)
+    assert await advertised(store) == [an_analysis("a", 2)]
+    await client.delete(keys.ANALYSES)
+    await store.advertise([an_analysis("a", 1)], again=True)
+    assert await advertised(store) == [an_analysis("a", 1)]
+
+
+async def test_analyses_whose_workers_are_gone_are_forgotten_after_the_time_that_a_job_may_wait(
+    store: Store, client: Client
+) -> None:
+    await client.hset(keys.ANALYSES, "old", an_analysis("old").model_dump_json())  # by a worker of an earlier version
+    await store.advertise([an_analysis("a"), an_analysis("b")])
+    for key in (keys.ANALYSES, keys.KNOWN):
+        assert 0 < await client.pttl(key) <= 86_400_000
+    assert {name for name, _ in await client.zrange(keys.KNOWN, 0, -1, withscores=True)} == {b"a", b"b", b"old"}
+    await client.zadd(keys.KNOWN, {"a": 1, "old": 1})  # their time is over
+    await store.advertise([an_analysis("a")], again=True)
+    async with listening(client, keys.CATALOG) as heard:
+        await client.zadd(keys.KNOWN, {"b": 1})
+        assert await advertised(store) == [an_analysis("a")]
+        async with asyncio.timeout(5):
+            assert await heard.get() == b""
+    assert await client.hkeys(keys.ANALYSES) == await client.zrange(keys.KNOWN, 0, -1) == [b"a"]

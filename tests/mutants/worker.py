@@ -255,8 +255,8 @@ WORKER: list[Mutant] = [
         "W15",
         "A store that forgot the analyses is told again.",
         "worker/millstream_worker/app.py",
-        "            await store.advertise(advertised)",
-        "            pass",
+        "lambda: store.advertise(advertised, again=True)",
+        "lambda: asyncio.sleep(0)",
         PROCESS + "test_a_store_that_forgot_the_analyses_is_told_again_and_a_second_signal_ends_a_worker_at_once",
     ),
     Mutant(

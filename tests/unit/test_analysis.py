@@ -140,6 +140,30 @@ async def unknown_hint(ctx: Context, text: "Nothing") -> None: ...  # type: igno
 async def no_schema(ctx: Context, module: ModuleType) -> None: ...
 async def no_result_schema(ctx: Context) -> Callable[[], int]: ...  # type: ignore[empty-body]
 async def underscore(ctx: Context, _text: str) -> None: ...
+def extra(**more: Any) -> Any:
+    return Annotated[str, Field(json_schema_extra=more)]
+
+
+BAD_SCHEMAS: dict[str, Any] = {
+    "required is not a list": extra(required=True),
+    "a pattern that is none": Annotated[str, Field(pattern="(")],
+    "a pattern that is none, by hand": extra(pattern="("),
+    "a negative length": extra(minLength=-1),
+    "a reference to nothing": extra(**{"$ref": "#/$defs/Nothing"}),
+    "a reference to elsewhere": extra(**{"$ref": "http://127.0.0.1:9/schema.json"}),
+    "what JSON cannot write": extra(example=object()),
+    "what nobody could read": extra(example=10**5000),
+}
+
+
+@pytest.mark.parametrize("hint", BAD_SCHEMAS.values(), ids=BAD_SCHEMAS)
+@pytest.mark.parametrize("of", ["parameters", "result"])
+def test_what_makes_no_valid_json_schema_is_refused_where_it_is_written(hint: Any, of: str) -> None:
+    async def odd(ctx: Context, text): ...  # type: ignore[no-untyped-def]
+
+    odd.__annotations__ = {"text": hint} if of == "parameters" else {"return": hint}
+    with pytest.raises(TypeError, match=rf"odd: .*({of}|schemas|hints)"):
+        analysis()(odd)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Heartbeats, advertisements and queue statistics: old and new versions read each other's."""
 
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def test_the_lanes_of_a_queue_are_added_up_and_the_oldest_counts() -> None:
 
 def test_a_catalog_checks_parameters_by_the_schema_that_was_advertised() -> None:
     catalog = Catalog()
-    catalog.update([SHOUT])
+    catalog.update([SHOUT.model_dump_json().encode()])
     entry = catalog.find("shout")
     entry.check({"n": 1})
     with pytest.raises(Problem) as caught:
@@ -51,9 +52,51 @@ def test_a_catalog_checks_parameters_by_the_schema_that_was_advertised() -> None
     assert set(entry.as_dict()) == {"name", "description", "params_schema", "result_schema", "timeout_s", "queue"}
 
 
-def test_an_invalid_schema_affects_its_own_analysis_only() -> None:
-    catalog = Catalog()
-    catalog.update([SHOUT, SHOUT.model_copy(update={"name": "odd", "params_schema": {"minLength": -1}})])
+def odd(**changes: Any) -> bytes:
+    return SHOUT.model_copy(update={"name": "odd", **changes}).model_dump_json().encode()
+
+
+@pytest.mark.parametrize(
+    "advertised",
+    [
+        odd(params_schema={"properties": {"n": {"required": True}}}),
+        odd(params_schema={"required": True}),
+        odd(params_schema={"pattern": "("}),
+        odd(params_schema={"minLength": -1}),
+        odd(params_schema={"$ref": "#/$defs/Nothing"}),
+        odd(params_schema={"$schema": "http://127.0.0.1:9/unknown"}),
+        odd(result_schema={"type": "nothing"}),
+        odd()[:-1],
+        b'{"name":"odd"}',
+        b"[" * 10_000,
+        b"\xff",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_left_out_of_the_catalog_and_told_once(advertised: bytes) -> None:
+    catalog, good = Catalog(), SHOUT.model_dump_json().encode()
+    assert len(catalog.update([advertised, good])) == 1
+    assert catalog.update([good, advertised]) == []
+    assert list(catalog.entries) == ["shout"]
     catalog.find("shout").check({"n": 1})
-    with pytest.raises(ValueError, match="minLength"):
-        catalog.find("odd").check({})
+    assert catalog.update([good, odd()]) == []
+    assert list(catalog.entries) == ["odd", "shout"]
+    assert len(catalog.update([advertised])) == 1, "it was right in between"
+
+
+def test_no_schema_makes_the_api_fetch_anything() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"
+        server.setblocking(False)
+        for schema in ({"$ref": url}, {"$id": url, "$ref": "other.json"}, {"$ref": "file:///dev/zero"}):
+            [wrong] = Catalog().update([odd(params_schema=schema)])
+            assert "may refer only to what is in it" in wrong
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_an_entry_that_did_not_change_is_not_read_again() -> None:
+    catalog = Catalog()
+    catalog.update([odd()])
+    entry = catalog.find("odd")
+    catalog.update([SHOUT.model_dump_json().encode(), odd()])
+    assert catalog.find("odd") is entry

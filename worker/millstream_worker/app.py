@@ -77,11 +77,9 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
     engine = Engine(settings, mine, store, name, background)
     freeze_startup_heap()
 
-    async def advertise_again() -> None:
-        if not await store.analyses():  # emptied while the connection stood
-            await store.advertise(advertised)
-
-    background.every(settings.lease_s, "advertise again", advertise_again)
+    # The store forgets them when no worker says so, and may have been emptied while the connection stood.
+    again_s = min(settings.lease_s, settings.life_s / 4)
+    background.every(again_s, "advertise again", lambda: store.advertise(advertised, again=True))
     try:
         await engine.async_run()
     except asyncio.CancelledError:

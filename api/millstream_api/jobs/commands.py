@@ -210,7 +210,8 @@ class Commands:
     async def refresh(self) -> None:
         self._refreshed = time.monotonic()
         with suppress(StoreUnavailable):
-            self.catalog.update(await self.stores.only.analyses())
+            for wrong in self.catalog.update(await self.stores.only.analyses()):
+                log.error("an advertised analysis cannot be used, and is left out", analysis=wrong)
 
 
 def _found(job: str, found: T | None) -> T:

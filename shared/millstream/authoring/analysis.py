@@ -21,6 +21,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic_core import SchemaError
 
 from millstream.protocol.fleet import Advertisement
 from millstream.protocol.jobs import PRIORITIES
@@ -110,12 +111,14 @@ def _describe(
         returned = hints.get("return", Any)
         returns: TypeAdapter[Any] = TypeAdapter(Any if generator else returned)
         returns.json_schema(mode="serialization")
-    except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
+    except (PydanticSchemaGenerationError, PydanticUserError, SchemaError, NameError, KeyError, ValueError) as error:
         raise TypeError(f"{label}: its type hints cannot be made a JSON Schema: {error}") from error
-    return Analysis(
+    described = Analysis(
         name or function.__name__, inspect.getdoc(function) or "", function, params, returns, timeout, max_attempts,
         queue, generator,
     )  # fmt: skip
+    _check_schemas(described, label)
+    return described
 
 
 def _params_model(function: Callable[..., Any], hints: dict[str, Any], label: str) -> type[BaseModel]:
@@ -132,6 +135,23 @@ def _params_model(function: Callable[..., Any], hints: dict[str, Any], label: st
     model: type[BaseModel] = create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
     model.model_json_schema()
     return model
+
+
+def _check_schemas(analysis: Analysis, label: str) -> None:
+    """Raises TypeError for schemas by which no API could check parameters; authors may have written parts of them."""
+    try:
+        advertised = Advertisement.model_validate_json(analysis.advertisement(1).model_dump_json())
+    except ValueError as error:
+        raise TypeError(f"{label}: its schemas cannot be written as JSON: {error}") from error
+    try:
+        from millstream.protocol.schemas import validator_for
+    except ImportError:  # where authors do not have what workers have, the worker checks
+        return
+    for of, schema in (("parameters", advertised.params_schema), ("result", advertised.result_schema)):
+        try:
+            validator_for(schema)
+        except ValueError as error:
+            raise TypeError(f"{label}: the schema of its {of} is not a valid JSON Schema: {error}") from error
 
 
 def find_analyses(namespace: Any) -> dict[str, Analysis]:

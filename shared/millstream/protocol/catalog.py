@@ -5,10 +5,9 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-import jsonschema_rs
-
 from millstream.protocol.errors import Problem, pointer, sentence
 from millstream.protocol.fleet import Advertisement, AnalysisInfo
+from millstream.protocol.schemas import validator_for
 
 Found = tuple[Sequence[str | int], str]  # the path of what is wrong, and what is
 EXPLAINED = 100  # values whose errors are explained
@@ -19,8 +18,7 @@ class Entry(Advertisement):
 
     @cached_property
     def validator(self) -> Any:
-        """Made when it is first needed, so that an invalid schema affects its own analysis only."""
-        return jsonschema_rs.validator_for(self.params_schema)
+        return validator_for(self.params_schema)
 
     def check(self, params: dict[str, Any]) -> None:
         """Raises Problem invalid_params, which names each member that is wrong and what was expected."""
@@ -34,7 +32,7 @@ class Entry(Advertisement):
 
     @cached_property
     def _member_validator(self) -> Any:
-        return jsonschema_rs.validator_for({**self.params_schema, "required": []})
+        return validator_for({**self.params_schema, "required": []})
 
     def _explain_members(self, params: dict[str, Any]) -> Iterator[Found]:
         """Of parameters that are large: what is wrong with each member by itself, where that is not too large, too."""
@@ -79,14 +77,32 @@ def weight(value: Any) -> int:
     return found
 
 
+def _read(text: bytes) -> Entry | str:
+    """An advertisement, or why it cannot be used."""
+    try:
+        entry = Entry.model_validate_json(text)
+        validator_for(entry.result_schema)
+        entry.validator  # noqa: B018 (made here, where an error of it concerns nobody else)
+    except Exception as error:  # whatever another version of a worker may have written
+        return f"{text[:100].decode(errors='replace')}…: {error}"
+    return entry
+
+
 class Catalog:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self._read: dict[bytes, Entry | str] = {}
 
-    def update(self, advertised: Iterable[Advertisement]) -> None:
-        """Take over what the store holds."""
-        found = sorted(advertised, key=lambda item: item.name)
-        self.entries = {item.name: Entry(**dict(item)) for item in found}
+    def update(self, advertised: Iterable[bytes]) -> list[str]:
+        """Take over what the store holds, advertisements as JSON. What cannot be used is left out: the others are not
+        affected. Returns what was wrong with those that were not there before.
+        """
+        known, self._read = self._read, {}
+        for text in advertised:
+            self._read[text] = known.get(text) or _read(text)
+        found = [item for item in self._read.values() if isinstance(item, Entry)]
+        self.entries = {item.name: item for item in sorted(found, key=lambda item: item.name)}
+        return [item for text, item in self._read.items() if isinstance(item, str) and text not in known]
 
     def find(self, name: str) -> Entry:
         """Raises Problem: unknown_analysis, or no_workers where nothing was ever advertised."""

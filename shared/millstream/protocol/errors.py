@@ -65,7 +65,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     ),
     "unknown_analysis": ProblemType(
         -32004, 404, "There is no such analysis",
-        "No worker has ever advertised an analysis of this name.",
+        "No worker has advertised an analysis of this name, or none has for as long as a job may wait.",
         "GET /analyses (or analysis.list) lists them; a worker loads more with MILLSTREAM_ANALYSES.",
         on_submit=True,
     ),

@@ -13,8 +13,9 @@
 | `ms:bell:<queue>` | wakes an idle worker (list) | no expiry; at most one entry |
 | `ms:worker:<id>` | one worker's last heartbeat (JSON) | one lease and 1 s |
 | `ms:workers` | ids of workers by when their heartbeat expires (sorted set) | no expiry; trimmed at each heartbeat |
-| `ms:analyses` | what workers have advertised (hash) | no expiry; one field an analysis |
 | `ms:probe` | what `/readyz` would push to, to see whether the store takes writes | never there |
+| `ms:analyses` | what workers have advertised (hash) | overall time to live, since the last worker said so |
+| `ms:known` | names of advertised analyses (sorted set by when each is forgotten) | as `ms:analyses` |
 | `arq:queue…` | arq's queue (sorted set): score = when due, or the end of the lease | no expiry; bounded by depth |
 | `arq:job:<id>` | arq's job body | overall time to live, gone at the end |
 | `arq:in-progress:<id>` | the token that owns the job | one lease |
@@ -37,6 +38,7 @@ BELL = "ms:bell:"
 WORKER = "ms:worker:"
 WORKERS = "ms:workers"
 ANALYSES = "ms:analyses"
+KNOWN = "ms:known"
 NODE = "ms:node:"
 STOP = "ms:stop:"
 CATALOG = "ms:catalog"

@@ -295,15 +295,17 @@ class Store:
             while page >= 0:
                 page = await self.run("expire", [keys.lane(queue, priority)], offset=page)
 
-    async def analyses(self) -> list[Advertisement]:
-        """What workers have advertised."""
-        return [Advertisement.model_validate_json(text) for text in await self.pipeline.call("HVALS", keys.ANALYSES)]
+    async def analyses(self) -> list[bytes]:
+        """What workers have advertised, as JSON."""
+        found: list[bytes] = await self.run("analyses")
+        return found
 
     # What a worker does.
 
-    async def advertise(self, analyses: Sequence[Advertisement]) -> None:
+    async def advertise(self, analyses: Sequence[Advertisement], *, again: bool = False) -> None:
+        """Say which analyses a worker knows. `again`: it still does; what a newer worker has said of them stays."""
         pairs = [part for item in analyses for part in (item.name, item.model_dump_json())]
-        await self.run("advertise", rest=pairs, patience_s=0)
+        await self.run("advertise", rest=pairs, again=int(again), patience_s=0)
 
     async def abort(self) -> None:
         """End the jobs that stock arq clients want aborted."""

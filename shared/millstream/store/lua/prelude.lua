@@ -166,3 +166,13 @@ local function snapshot(id)
   end
   return f
 end
+
+-- Removes the analyses that no worker has advertised for too long. Returns how many.
+local function forget_analyses()
+  local gone = redis.call('ZRANGEBYSCORE', KNOWN, '-inf', now)
+  for _, name in ipairs(gone) do
+    redis.call('HDEL', ANALYSES, name)
+    redis.call('ZREM', KNOWN, name)
+  end
+  return #gone
+end
