@@ -26,6 +26,7 @@ from tests.integration.jobs import (
     snapshot,
     types,
 )  # fmt: skip
+from tests.processes import Process
 
 Write = Callable[[Store, Claimed], Awaitable[None]]
 
@@ -270,6 +271,34 @@ async def test_a_job_that_is_handed_back_keeps_its_attempt_and_its_place(store: 
     jobs = await claim(store)
     assert [(job.id, job.attempt) for job in jobs] == [(first.id, 1), ("later", 1)]
     assert await types(store, first.id) == ["queued", "started", "log", "started"]
+
+
+@pytest.mark.parametrize("adopted", [False, True], ids=["ours", "of stock arq"])
+async def test_a_job_that_is_handed_back_more_often_than_it_may_uses_up_its_attempts(
+    store: Store, client: Client, valkey: Process, adopted: bool
+) -> None:
+    few = await Store(valkey.url, name="few", limits=Limits(hand_backs=2)).open(10)
+    try:
+        if adopted:
+            await client.set(keys.BODY + "j", b'{"f":"a","a":[],"k":{},"t":null,"et":1}')
+            await client.zadd(keys.QUEUE, {"j": 1})
+        else:
+            await store.submit(a_job("j", max_attempts=2))
+        attempts = []
+        while claimed := await claim(few, adopt_attempts=2):
+            attempts.append(claimed[0].attempt)
+            await few.hand_back(claimed[0], "leaving")
+            await few.hand_back(claimed[0], "leaving")  # again, after a lost reply
+        assert attempts == [1, 1, 1, 2]
+        last = (await events(store, "j"))[-1]
+        message = "The job was handed back 4 times by workers that stopped while it ran."
+        assert (last.type, last.attempt) == ("failed", 2)
+        assert json.loads(last.data)["error"] == {"code": "attempts_exhausted", "message": message}
+        result = await client.get(keys.RESULT + "j")
+        assert json.loads(result)["r"] == message if adopted else result is None
+        assert await client.zcard(keys.QUEUE) == 0
+    finally:
+        await few.close()
 
 
 @pytest.mark.parametrize("end", [retry, hand_back])

@@ -3,7 +3,6 @@
 import sys
 from typing import Annotated, Any
 
-import uvloop
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
@@ -12,6 +11,7 @@ from millstream.settings import explain, settings_table
 from millstream.telemetry import set_up_logging
 from millstream_worker.app import alive, serve
 from millstream_worker.loading import load_analyses
+from millstream_worker.process import run
 from millstream_worker.settings import WorkerSettings
 
 app = App(
@@ -53,7 +53,7 @@ def worker(
     except NoDirectory as error:
         print(error, file=sys.stderr)
         return 2
-    uvloop.run(serve(settings, found))
+    run(serve(settings, found))
     return 0
 
 

@@ -88,6 +88,7 @@ async def serve(settings: WorkerSettings, analyses: dict[str, Analysis]) -> None
     finally:
         await background.close()
         if engine.tasks:  # they ignore being cancelled, and would keep the process alive
+            engine.leases.stop()
             os._exit(1)
         await engine.close()
         await store.close()

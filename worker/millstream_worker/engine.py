@@ -8,6 +8,7 @@ signatures of both, and of what they touch, are held by tests/unit/test_arq_cont
 import asyncio
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -89,7 +90,8 @@ class Engine(Worker):
 
     async def close(self) -> None:
         await super().close()
-        await asyncio.to_thread(self.leases.stop)
+        with ThreadPoolExecutor(1) as own:  # those of the loop may all be taken, by what analyses have left there
+            await self.loop.run_in_executor(own, self.leases.stop)
         await asyncio.gather(self._bell.close(), self._stops.close())
 
     async def _tick(self) -> None:

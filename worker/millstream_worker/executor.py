@@ -1,6 +1,7 @@
 """Where an analysis computes. What an executor gives back is plain data, so that this may be another process."""
 
 import asyncio
+import os
 from typing import Protocol
 
 from pydantic import BaseModel
@@ -24,6 +25,9 @@ class Executor(Protocol):
 class InLoop:
     """Runs async functions and generators in the worker's own loop, in the task of the attempt."""
 
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
     async def run(self, analysis: Analysis, context: AttemptContext, params: BaseModel) -> Outcome:
         arguments = {name: getattr(params, name) for name in type(params).model_fields}
         try:
@@ -44,7 +48,12 @@ class InLoop:
         except GeneratorExit:  # this coroutine is being closed
             raise
         except BaseException as error:  # SystemExit too: an analysis does not end its worker
+            if os.getpid() != self._pid and isinstance(error, SystemExit):
+                os._exit(error.code if isinstance(error.code, int) else 1)
             return failure_of(error)
+        finally:
+            if os.getpid() != self._pid:  # a process that the analysis has forked: it is no second worker
+                os._exit(1)
 
 
 def _outcome(analysis: Analysis, value: object) -> Outcome:

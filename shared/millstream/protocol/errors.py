@@ -138,7 +138,8 @@ JOB_FAILURES: dict[str, ProblemType] = {
         0, 504, "The job took too long", "An attempt ran longer than it may.", "Submit it with a larger timeout_s."
     ),
     "attempts_exhausted": ProblemType(
-        0, 500, "No attempt was successful", "Every attempt was lost with its worker, or asked for another one.",
+        0, 500, "No attempt was successful",
+        "Every attempt was lost with its worker or handed back too often, or asked for another one.",
         "Look at the job's events; submit it again with a larger max_attempts.",
     ),
     "result_too_large": ProblemType(

@@ -18,6 +18,9 @@ class Limits(BaseModel):
     life_s: float = Field(86_400, ge=1, description="how long a job may wait, and its log lives, in seconds")
     submit_rate: float = Field(0, ge=0, description="submissions of one owner a second, on average; 0: no limit")
     submit_burst: int = Field(100, ge=1, description="submissions that an owner may make at once, under a rate limit")
+    hand_backs: int = Field(
+        10, ge=0, description="times that workers that stop may hand a job over before each time uses up an attempt"
+    )
     fair_window: int = Field(20, ge=1, description="waiting jobs of one owner that may stand before those of others")
 
     def arguments(self) -> dict[str, int | float]:

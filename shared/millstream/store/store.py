@@ -347,7 +347,9 @@ class Store:
         await self._requeue(job, "retrying", data, delay_s, give_back=False)
 
     async def hand_back(self, job: Claimed, message: str) -> None:
-        """Give a job back to run elsewhere at once; the attempt does not count. Raises LeaseLost."""
+        """Give a job back to run elsewhere at once; the attempt counts only after `Limits.hand_backs` times. Raises
+        LeaseLost.
+        """
         data = to_json({"level": "info", "message": message})
         await self._requeue(job, "log", data, 0, give_back=True)
 
