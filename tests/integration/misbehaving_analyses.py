@@ -1,6 +1,7 @@
 """Analyses that do to their worker what they must not, and end as whatever that means for their own job."""
 
 import asyncio
+import json
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,8 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict
 
 from millstream import Context, analysis
 
@@ -96,6 +99,47 @@ async def forks_and_returns(ctx: Context) -> int:
     return os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, pid, 0))[1])
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+UNREADABLE = {
+    "191_levels": nested(191),
+    "200_levels": nested(200),
+    "254_levels": nested(254),
+    "300_levels": nested(300),
+    "4301_digits": 10**4300,
+}
+PLACES: dict[str, Callable[[Context, Any], Awaitable[Any]]] = {
+    "chunk": lambda ctx, value: ctx.emit(value),
+    "progress": lambda ctx, value: ctx.progress(1, message=value),
+    "log": lambda ctx, value: ctx.log(value),
+}
+
+
+def says(name: str, place: str) -> Deed:
+    """Write what could not be read."""
+
+    async def deed(ctx: Context) -> Any:
+        return UNREADABLE[name] if place == "result" else await PLACES[place](ctx, UNREADABLE[name])
+
+    deed.__name__ = f"says_{name}_in_a_{place}"
+    return deed
+
+
+class Constants(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+    value: float
+
+
+async def returns_nan_by_a_model(ctx: Context) -> Constants:
+    await ctx.emit(Constants(value=float("inf")))
+    return Constants(value=float("nan"))
+
+
 SUCCEEDED, FAILED = "succeeded", "failed"
 #: What an analysis does, and how its job ends: with which result, or which type of error.
 DEEDS: dict[Deed, tuple[str, object]] = {
@@ -111,6 +155,9 @@ DEEDS: dict[Deed, tuple[str, object]] = {
     terminates_a_child_of_a_thread: (SUCCEEDED, -signal.SIGTERM),
     forks_and_exits: (SUCCEEDED, 7),
     forks_and_returns: (SUCCEEDED, 1),
+    **{says(name, "result"): (FAILED, None) for name in UNREADABLE},
+    **{says(name, place): (FAILED, "TypeError") for name in UNREADABLE for place in PLACES},
+    returns_nan_by_a_model: (SUCCEEDED, {"value": None}),
 }
 BY_NAME = {deed.__name__: deed for deed in DEEDS}
 
@@ -118,6 +165,15 @@ BY_NAME = {deed.__name__: deed for deed in DEEDS}
 @analysis()
 async def misbehaves(ctx: Context, how: str) -> Any:
     return await BY_NAME[how](ctx)
+
+
+@analysis()
+async def goes_to_the_limits(ctx: Context) -> Any:
+    """Write what can just be read."""
+    values = [nested(188), 10**4299]
+    await ctx.emit(values)
+    await ctx.progress(1, message=json.dumps(values))
+    return values
 
 
 @analysis()

@@ -4,11 +4,13 @@ import signal
 
 import pytest
 import pytest_asyncio
+from pydantic_core import from_json
 
 from millstream.store import keys
 from tests.integration.conftest import Client, database
-from tests.integration.misbehaving_analyses import DEEDS, Deed
+from tests.integration.misbehaving_analyses import DEEDS, Deed, nested
 from tests.integration.rpc import Rpc, rpc
+from tests.integration.web import JSONL, web
 from tests.processes import Process, Processes
 
 ANALYSES = "tests.integration.misbehaving_analyses,tests.integration.analyses_for_tests"
@@ -25,7 +27,7 @@ async def pair(valkey: Process, processes: Processes) -> tuple[Process, Process]
 async def ends_as(client: Rpc, job: str, expected: tuple[str, object]) -> str:
     """Wait for a job's end. Returns the worker that ran it."""
     end = (await client.end(job))[-1]
-    found = end["data"]["result"] if end["type"] == "succeeded" else end["data"]["error"]["type"]
+    found = end["data"]["result"] if end["type"] == "succeeded" else end["data"]["error"].get("type")
     assert (end["type"], end["attempt"], found) == (expected[0], 1, expected[1])
     worker: str = (await client.until(job, "started"))["data"]["worker"]
     return worker
@@ -51,6 +53,22 @@ async def test_the_job_ends_as_it_should_and_the_jobs_beside_it_do_not_notice(
     assert worker.running is not None
     assert worker.running.returncode is None
     assert "draining" not in worker.log.read_text()
+
+
+async def test_what_can_just_be_written_can_be_read_by_all(pair: tuple[Process, Process]) -> None:
+    api, _ = pair
+    values = [nested(188), 10**4299]
+    async with rpc(api) as client, web(api) as http:
+        job = await client.submit("goes_to_the_limits")
+        end = (await client.end(job))[-1]
+        assert end["data"]["result"] == values
+        assert (await client.until(job, "chunk"))["data"] == values
+        assert (await client.call("job.get", job=job))["result"] == values
+        assert (await client.call("job.cancel", job=job))["result"] == values
+        for path in (f"/jobs/{job}", f"/jobs/{job}/result", f"/jobs/{job}/events", "/jobs"):
+            answer = await http.get(path, headers={"Accept": JSONL} if path.endswith("events") else {})
+            assert answer.status_code == 200
+            assert all(from_json(line) for line in answer.text.splitlines())
 
 
 async def test_what_an_analysis_leaves_running_keeps_neither_its_drained_worker_nor_its_heartbeat(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from millstream.protocol.events import START, Cursor
+from millstream.protocol.events import START, Cursor, Event
 from millstream_api.jobs.hub import EARLY, Follower, Hub, State
 from tests.unit.readers import JOB, SmallReader, a_page, an_event
 
@@ -20,6 +20,24 @@ def test_an_event_that_does_not_continue_what_the_reader_has_sends_the_follower_
     hub.publish(an_event(4))
     hub.publish(an_event(3))
     assert (reader.seqs, follower.state, reader.told) == ([2], State.BEHIND, True)
+
+
+def test_a_reader_that_fails_on_an_event_keeps_it_from_no_other_and_meets_it_again_in_the_log() -> None:
+    class Odd(SmallReader):
+        def offer(self, follower: Follower, event: Event) -> bool:
+            raise ValueError("it cannot be read")
+
+    hub, before, good, _ = follow()
+    odd = hub.follow(JOB, Odd(100), terminal_only=False)
+    after = hub.follow(JOB, second := SmallReader(100), terminal_only=False)
+    for follower in (before, odd, after):
+        follower.start(Cursor(1, 1001))
+    hub.publish(an_event(2))
+    hub.publish(an_event(3))
+    assert good.seqs == second.seqs == [2, 3]
+    assert (before.state, odd.state, after.state) == (State.LIVE, State.BEHIND, State.LIVE)
+    with pytest.raises(ValueError, match="it cannot be read"):
+        odd.read(a_page([an_event(2)], last=2))
 
 
 def test_an_event_that_the_reader_has_had_is_passed_over() -> None:

@@ -1,4 +1,6 @@
-"""JSON of strangers is read within limits: values are counted before anything is made of them."""
+"""JSON of strangers is read within limits: values are counted before anything is made of them. And what is written for
+strangers can be read by them.
+"""
 
 import json
 from typing import Any
@@ -7,10 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
 from millstream.protocol import reading
 from millstream.protocol.errors import Problem
-from millstream.protocol.reading import DIGITS, MANY, has_more_values, read_json, read_params
+from millstream.protocol.reading import (
+    DIGITS,
+    MANY,
+    WRITTEN_DIGITS,
+    WRITTEN_LEVELS,
+    has_more_values,
+    read_json,
+    read_params,
+    readable,
+)
 
 scalars = st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from(['"', "\\", "\\\\", ',[{"', "[]{}"])
 documents = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=30)
@@ -101,3 +113,59 @@ def test_of_many_parameters_none_is_looked_at() -> None:
         read_params(Model, {f"x{n}": 1 for n in range(MANY + 1)}, "it")
     assert (caught.value.slug, caught.value.errors) == ("invalid_params", [])
     assert caught.value.detail == "it: 26 parameters were sent; those there are: n, m."
+
+
+def nested(levels: int, opening: str = "[", closing: str = "]", inner: str = "1") -> bytes:
+    return (opening * levels + inner + closing * levels).encode()
+
+
+@given(documents)
+def test_what_can_be_read_is_written_as_it_is(document: Any) -> None:
+    written = json.dumps(document).encode()
+    assert readable(written) == written
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        nested(WRITTEN_LEVELS),
+        nested(WRITTEN_LEVELS, '{"a":', "}"),
+        nested(WRITTEN_LEVELS, inner='"[[[[{{{{\\\\"'),
+        b"[" + b",".join([nested(WRITTEN_LEVELS - 1)] * 3) + b"]",
+        json.dumps(["[" * 1000, {'"[' * 1000: '\\"{' * 1000}]).encode(),
+        json.dumps([[{}, []]] * 1000).encode(),
+        json.dumps(10**WRITTEN_DIGITS - 1).encode(),
+        json.dumps(["9" * 10_000, {"9" * 10_000: 1}]).encode(),
+        json.dumps(["NaN", "Infinity", 1.5]).encode(),
+    ],
+    ids=range(9),
+)
+def test_a_reader_can_read_up_to_the_limits(written: bytes) -> None:
+    envelope = b'[{"result":{"params":{"data":{"result":%b}}}}]' % readable(written)
+    assert from_json(envelope)[0]["result"]["params"]["data"]["result"] == json.loads(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        (nested(WRITTEN_LEVELS + 1), "190 levels"),
+        (nested(254), "190 levels"),
+        (nested(WRITTEN_LEVELS + 1, '{"a":', "}"), "190 levels"),
+        (nested(WRITTEN_LEVELS // 2, '[{"\\"]":', "}]"), None),
+        (nested(WRITTEN_LEVELS // 2 + 1, '[{"\\"]":', "}]"), "190 levels"),
+        (b"[1," + nested(WRITTEN_LEVELS) + b"]", "190 levels"),
+        (b"1" * (WRITTEN_DIGITS + 1), "4300 digits"),
+        (b'{"a":[-' + b"1" * 10_000 + b"]}", "4300 digits"),
+    ],
+    ids=range(8),
+)
+def test_what_a_reader_could_not_read_is_refused(written: bytes, why: str | None) -> None:
+    if why is None:
+        assert readable(written) == written
+    else:
+        with pytest.raises(ValueError, match=why):
+            readable(written)
+
+
+def test_what_json_has_no_numbers_for_is_null() -> None:
+    assert readable(b'[NaN,-Infinity,{"a":Infinity},"NaN",1.5]') == b'[null,null,{"a":null},"NaN",1.5]'

@@ -12,6 +12,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from millstream.confined_fs import NotServed, Opened
 from millstream.protocol.event_types import Level
+from millstream.protocol.reading import readable
 
 
 class AttemptContext:
@@ -38,17 +39,17 @@ class AttemptContext:
         self._result: Any = None
 
     async def emit(self, value: Any) -> None:
-        await self._write("chunk", _chunk(value))
+        await self._write("chunk", _json("chunk", value))
 
     async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         for name, value in (("done", done), ("total", total)):
             if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
                 raise ValueError(f"progress: {name} must be a finite number, not {value!r}.")
         data = {"done": done, "total": total, "message": message}
-        await self._write("progress", to_json({k: v for k, v in data.items() if v is not None}))
+        await self._write("progress", _json("progress", {k: v for k, v in data.items() if v is not None}))
 
     async def log(self, message: str, level: Level = "info") -> None:
-        await self._write("log", to_json({"level": level, "message": message}))
+        await self._write("log", _json("log", {"level": level, "message": message}))
 
     def result(self, value: Any) -> None:
         self._result = value
@@ -68,8 +69,8 @@ def result_of(context: AttemptContext) -> Any:
     return context._result
 
 
-def _chunk(value: Any) -> bytes:
+def _json(type: str, value: Any) -> bytes:
     try:
-        return to_json(value, inf_nan_mode="null")
+        return readable(to_json(value, inf_nan_mode="null"))
     except (PydanticSerializationError, ValueError) as error:
-        raise TypeError(f"A chunk cannot be written as JSON: {error}") from None
+        raise TypeError(f"A {type} cannot be written as JSON: {error}") from None

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
 from millstream.authoring.analysis import Analysis
+from millstream.protocol.reading import readable
 from millstream_worker.context import AttemptContext, result_of
 from millstream_worker.outcome import Failure, Outcome, Succeeded, failure_of, message_of
 
@@ -58,7 +59,7 @@ class InLoop:
 
 def _outcome(analysis: Analysis, value: object) -> Outcome:
     try:
-        return Succeeded(analysis.returns.dump_json(value, warnings="none"))
+        return Succeeded(readable(analysis.returns.dump_json(value, warnings="none")))
     except (PydanticSerializationError, ValueError) as error:
         text = f"The analysis returned what cannot be written as JSON: {message_of(error)}"
         return Failure("analysis_error", text)

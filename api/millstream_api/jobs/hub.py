@@ -173,7 +173,10 @@ class Hub:
                 self._forget(event.job)
             return
         for follower in tuple(followers):
-            follower.hear(event)
+            try:
+                follower.hear(event)
+            except Exception:  # of one reader: it concerns no other, and comes again when that reads the log by itself
+                follower.fall_behind()
             self.drop_if_done(follower)
 
     def drop_if_done(self, follower: Follower) -> None:
