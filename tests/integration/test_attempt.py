@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
-from millstream import Context, Retry, analysis
+from millstream import Context, Final, Retry, analysis
 from millstream.authoring.analysis import MARK, Analysis
 from millstream.confined_fs import ServedDirectory
 from millstream.store import keys
@@ -380,3 +381,38 @@ async def test_an_analysis_that_goes_on_without_its_lease_hears_of_it_from_its_n
     assert await outcome(store, job, talk) == "lost"
     assert heard == [LeaseLost]
     assert await types(store, job.id) == ["queued", "started"]
+
+
+async def fails_its_own_validation(ctx: Context) -> None:
+    TypeAdapter(int).validate_python("x")
+
+
+async def asks_again_in_a_task(ctx: Context) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(ask_again(ctx))
+
+
+async def gives_up_in_a_task(ctx: Context) -> None:
+    async def give_up() -> None:
+        raise Final("never")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(give_up())
+
+
+@pytest.mark.parametrize(
+    ("function", "retry", "ends", "code"),
+    [
+        (fails_its_own_validation, True, "retrying", "analysis_error"),
+        (fails_its_own_validation, False, "failed", "analysis_error"),
+        (asks_again_in_a_task, False, "retrying", "analysis_error"),
+        (gives_up_in_a_task, True, "failed", "analysis_error"),
+    ],
+)
+async def test_what_an_analysis_meets_inside_is_its_own_failure_and_what_it_says_there_counts(
+    store: Store, function: Author, retry: bool, ends: str, code: str
+) -> None:
+    job = await running(store, max_attempts=2, retry=retry)
+    assert await outcome(store, job, function) == ends
+    type, data = await last(store, job)
+    assert (type, data["error"]["code"]) == (ends, code)

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from millstream import Final, Retry
 from millstream_worker.body import BadBody
-from millstream_worker.outcome import MAX_MESSAGE_CHARS, Failure, OutputTooLarge, failure_of
+from millstream_worker.outcome import MAX_MESSAGE_CHARS, Failure, OutputTooLarge, failure_of, refusal_of
 
 
 class Mute(Exception):
@@ -20,6 +20,13 @@ class Hopeless(Final):
     pass
 
 
+def group(*errors: Exception) -> ExceptionGroup[Exception]:
+    return ExceptionGroup("in groups", errors)
+
+
+TWO, THREE = "in groups (2 sub-exceptions)", "in groups (3 sub-exceptions)"
+
+
 def invalid() -> ValidationError:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(dict[str, int]).validate_python({"n": "x"})
@@ -27,16 +34,9 @@ def invalid() -> ValidationError:
 
 
 DETAIL = "Input should be a valid integer, unable to parse string as an integer"
+INVALID = invalid()
 TABLE: list[tuple[BaseException, Failure]] = [
-    (
-        invalid(),
-        Failure(
-            "invalid_params",
-            f"The parameters are wrong: n: {DETAIL}.",
-            extra={"errors": [{"pointer": "/n", "detail": DETAIL}]},
-        ),
-    ),
-    (BadBody("no JSON"), Failure("invalid_params", "no JSON")),
+    (INVALID, Failure("analysis_error", str(INVALID), "allowed", extra={"type": "ValidationError"})),
     (OutputTooLarge("The job's log is full."), Failure("result_too_large", "The job's log is full.")),
     (Retry("not yet"), Failure("analysis_error", "not yet", "requested")),
     (Retry("not yet", delay_s=2.5), Failure("analysis_error", "not yet", "requested", 2.5)),
@@ -48,7 +48,65 @@ TABLE: list[tuple[BaseException, Failure]] = [
     (IndexError(), Failure("analysis_error", "IndexError", "allowed", extra={"type": "IndexError"})),
     (Mute(), Failure("analysis_error", "Mute", "allowed", extra={"type": "Mute"})),
     (ValueError("\udcff"), Failure("analysis_error", r"\udcff", "allowed", extra={"type": "ValueError"})),
+    (
+        group(ValueError("no"), group(KeyError("k"))),
+        Failure("analysis_error", f"{TWO}: ValueError: no; KeyError: 'k'", "allowed", extra={"type": "ExceptionGroup"}),
+    ),
+    (
+        group(ValueError("no"), group(Hopeless("never")), Retry("not yet")),
+        Failure(
+            "analysis_error", f"{THREE}: ValueError: no; Hopeless: never; Retry: not yet",
+            extra={"type": "ExceptionGroup"},
+        ),
+    ),
+    (
+        group(ValueError("no"), Retry("not yet", delay_s=1), group(Retry("later", delay_s=2.5), Retry("soon"))),
+        Failure(
+            "analysis_error", f"{THREE}: ValueError: no; Retry: not yet; Retry: later; Retry: soon", "requested", 2.5
+        ),
+    ),
+    (
+        group(ValueError("no"), Retry("not yet")),
+        Failure("analysis_error", f"{TWO}: ValueError: no; Retry: not yet", "requested"),
+    ),
+    (
+        group(Retry("not yet"), OutputTooLarge("The job's log is full.")),
+        Failure("result_too_large", f"{TWO}: Retry: not yet; OutputTooLarge: The job's log is full."),
+    ),
+    (
+        group(*[IndexError()] * 8),
+        Failure(
+            "analysis_error", "in groups (8 sub-exceptions): " + "; ".join(["IndexError: IndexError"] * 5), "allowed",
+            extra={"type": "ExceptionGroup"},
+        ),
+    ),
+    (
+        group(Mute(), ValueError("\udcff")),
+        Failure(
+            "analysis_error", rf"{TWO}: Mute: Mute; ValueError: \udcff", "allowed", extra={"type": "ExceptionGroup"}
+        ),
+    ),
+    (
+        BaseExceptionGroup("both", [SystemExit(3), ValueError("no")]),
+        Failure(
+            "analysis_error", "both (2 sub-exceptions): SystemExit: 3; ValueError: no", "allowed",
+            extra={"type": "BaseExceptionGroup"},
+        ),
+    ),
 ]  # fmt: skip
+#: Before an analysis has begun.
+REFUSALS: list[tuple[BaseException, Failure]] = [
+    (
+        INVALID,
+        Failure(
+            "invalid_params",
+            f"The parameters are wrong: n: {DETAIL}.",
+            extra={"errors": [{"pointer": "/n", "detail": DETAIL}]},
+        ),
+    ),
+    (BadBody("no JSON"), Failure("invalid_params", "no JSON")),
+    (KeyError("k"), Failure("analysis_error", "'k'", "allowed", extra={"type": "KeyError"})),
+]
 
 
 @pytest.mark.parametrize(("error", "failure"), TABLE, ids=lambda value: type(value).__name__)
@@ -56,6 +114,19 @@ def test_an_exception_is_told_as_data_that_survives_json(error: BaseException, f
     found = failure_of(error)
     assert {**asdict(found), "traceback": None} == asdict(failure)
     assert Failure(**json.loads(json.dumps(asdict(found)).encode())) == found
+
+
+@pytest.mark.parametrize(("error", "failure"), REFUSALS, ids=lambda value: type(value).__name__)
+def test_parameters_that_could_not_be_read_are_told_as_such(error: BaseException, failure: Failure) -> None:
+    assert {**asdict(refusal_of(error)), "traceback": None} == asdict(failure)
+
+
+def test_a_group_may_be_deep_and_large() -> None:
+    deep: Exception = Final("never")
+    for _ in range(5000):
+        deep = ExceptionGroup("deep", [deep])
+    failure = failure_of(ExceptionGroup("all", [deep, *[ValueError("x" * 5000)] * 100]))
+    assert (failure.retry, len(failure.message)) == ("never", MAX_MESSAGE_CHARS)
 
 
 @pytest.mark.parametrize(("error", "failure"), TABLE, ids=lambda value: type(value).__name__)

@@ -23,7 +23,7 @@ from millstream_worker.body import BadBody, Body, arq_result, read_body
 from millstream_worker.context import AttemptContext
 from millstream_worker.event_writer import EventWriter
 from millstream_worker.executor import Executor
-from millstream_worker.outcome import Failure, Outcome, OutputTooLarge, Succeeded, failure_of
+from millstream_worker.outcome import Failure, Outcome, OutputTooLarge, Succeeded, failure_of, refusal_of
 from millstream_worker.settings import WorkerSettings
 
 log = structlog.get_logger("millstream.worker")
@@ -98,7 +98,7 @@ class Attempt:
         try:
             analysis, params = self._bind()
         except BaseException as error:  # an author's types may raise anything when they validate
-            return failure_of(error)
+            return refusal_of(error)
         context = AttemptContext(
             self._job.id, self._job.attempt, write=self._events.write, open_file=self._directory.open
         )

@@ -1,7 +1,8 @@
 """How the computing of an attempt ended, as plain data: it may have happened in another process."""
 
 import traceback
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from millstream.protocol.errors import sentence, validation_errors
 from millstream_worker.body import BadBody
 
 MAX_MESSAGE_CHARS = 10_000
+CAUSES = 5  # of an exception group, that its message names
 
 
 class OutputTooLarge(Exception):
@@ -47,8 +49,8 @@ class Failure:
 Outcome = Succeeded | Failure
 
 
-def failure_of(error: BaseException) -> Failure:
-    """What an exception means for its job."""
+def refusal_of(error: BaseException) -> Failure:
+    """What an exception means for its job that came before the analysis: its parameters could not be read."""
     match error:
         case ValidationError():
             errors = validation_errors(error.errors())
@@ -56,6 +58,15 @@ def failure_of(error: BaseException) -> Failure:
             return Failure("invalid_params", text, extra={"errors": errors[:20]})
         case BadBody():
             return Failure("invalid_params", message_of(error))
+        case _:
+            return failure_of(error)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What an exception of an analysis means for its job."""
+    match error:
+        case BaseExceptionGroup():
+            return _failure_of_group(error)
         case OutputTooLarge():
             return Failure("result_too_large", message_of(error))
         case Retry():
@@ -66,8 +77,38 @@ def failure_of(error: BaseException) -> Failure:
                 message_of(error),
                 retry="never" if isinstance(error, Final) else "allowed",
                 extra={"type": type(error).__name__},
-                traceback=_json_text("".join(traceback.format_exception(error)).rstrip("\n")),
+                traceback=_traceback(error),
             )
+
+
+def _failure_of_group(group: BaseExceptionGroup[Any]) -> Failure:
+    """What the causes say counts, in whatever depth: one that is final, or too large, before one that asks for another
+    attempt, and that before all others. Its message names them.
+    """
+    causes = list(_causes(group))
+    failures = [failure_of(cause) for cause in causes]
+    counts = min(failures, key=lambda failure: ("never", "requested", "allowed").index(failure.retry))
+    named = "; ".join(f"{type(cause).__name__}: {message_of(cause)}" for cause in causes[:CAUSES])
+    message = f"{message_of(group)}: {named}"[:MAX_MESSAGE_CHARS]
+    if counts.extra is None:  # it is no defect
+        delays = [failure.delay_s for failure in failures if failure.delay_s is not None]
+        return replace(counts, message=message, delay_s=max(delays) if counts.retry == "requested" and delays else None)
+    return replace(counts, message=message, extra={"type": type(group).__name__}, traceback=_traceback(group))
+
+
+def _causes(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    """The exceptions of a group and of the groups in it."""
+    waiting: list[BaseException] = [group]
+    while waiting:
+        error = waiting.pop()
+        if isinstance(error, BaseExceptionGroup):
+            waiting += reversed(error.exceptions)
+        else:
+            yield error
+
+
+def _traceback(error: BaseException) -> str:
+    return _json_text("".join(traceback.format_exception(error)).rstrip("\n"))
 
 
 def message_of(error: BaseException) -> str:
