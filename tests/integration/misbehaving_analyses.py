@@ -140,6 +140,15 @@ async def returns_nan_by_a_model(ctx: Context) -> Constants:
     return Constants(value=float("nan"))
 
 
+async def fails_its_own_validation(ctx: Context) -> None:
+    Constants.model_validate({"value": "x"})
+
+
+async def fails_in_a_task(ctx: Context) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fails_its_own_validation(ctx))
+
+
 SUCCEEDED, FAILED = "succeeded", "failed"
 #: What an analysis does, and how its job ends: with which result, or which type of error.
 DEEDS: dict[Deed, tuple[str, object]] = {
@@ -158,6 +167,8 @@ DEEDS: dict[Deed, tuple[str, object]] = {
     **{says(name, "result"): (FAILED, None) for name in UNREADABLE},
     **{says(name, place): (FAILED, "TypeError") for name in UNREADABLE for place in PLACES},
     returns_nan_by_a_model: (SUCCEEDED, {"value": None}),
+    fails_its_own_validation: (FAILED, "ValidationError"),
+    fails_in_a_task: (FAILED, "ExceptionGroup"),
 }
 BY_NAME = {deed.__name__: deed for deed in DEEDS}
 

@@ -16,10 +16,10 @@ from tests.processes import Process, Processes
 ANALYSES = "tests.integration.misbehaving_analyses,tests.integration.analyses_for_tests"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def pair(valkey: Process, processes: Processes) -> tuple[Process, Process]:
     """An API, and the one worker that all the tests of this module do harm to."""
-    store = database(valkey, 2)
+    store = database(valkey, 15)
     worker = await processes.worker(store, MILLSTREAM_ANALYSES=ANALYSES, MILLSTREAM_LEASE_S="60")
     return await processes.api(store), worker
 

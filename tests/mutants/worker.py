@@ -7,6 +7,7 @@ ENGINE = "tests/integration/test_engine.py::"
 HALF_OPEN = "tests/integration/test_half_open.py::"
 LEASES = "tests/integration/test_leases.py::"
 REFUSES = "tests/integration/test_store_refuses.py::"
+MISBEHAVING = "tests/integration/test_misbehaving_analyses.py::"
 PROCESS = "tests/integration/test_worker_process.py::"
 QUEUES = "tests/integration/test_queues.py::"
 
@@ -426,5 +427,109 @@ WORKER: list[Mutant] = [
         "isinstance(reply, Exception) and not self.connected.is_set()",
         "isinstance(reply, Exception)",
         HALF_OPEN + "test_one_that_is_only_quiet_stays",
+    ),
+    Mutant(
+        "NB01",
+        "No schema makes the API fetch anything.",
+        "shared/millstream/protocol/schemas.py",
+        ", retriever=_never_fetched",
+        "",
+        "tests/unit/test_fleet.py::test_no_schema_makes_the_api_fetch_anything",
+    ),
+    Mutant(
+        "NB02",
+        "An advertisement that cannot be used is left out.",
+        "shared/millstream/protocol/catalog.py",
+        "except Exception as error:  # whatever",
+        "except ZeroDivisionError as error:  # whatever",
+        "tests/unit/test_fleet.py::test_what_cannot_be_used_is_left_out_of_the_catalog_and_told_once",
+    ),
+    Mutant(
+        "NB03",
+        "A worker that repeats what it knows does not undo what a newer one has said.",
+        "shared/millstream/store/lua/advertise.lua",
+        "again ~= '1' and ",
+        "",
+        "tests/integration/test_attach.py::test_a_worker_that_repeats_what_it_knows_does_not_undo_what_a_newer_one_has_said",
+    ),
+    Mutant(
+        "NB04",
+        "Analyses whose workers are gone are forgotten.",
+        "shared/millstream/store/lua/prelude.lua",
+        "redis.call('HDEL', ANALYSES, name)",
+        "",
+        "tests/integration/test_attach.py::test_analyses_whose_workers_are_gone_are_forgotten_after_the_time_that_a_job_may_wait",
+    ),
+    Mutant(
+        "NB05",
+        "An invalid schema is refused where it is written.",
+        "shared/millstream/authoring/analysis.py",
+        "    _check_schemas(described, label)\n",
+        "",
+        "tests/unit/test_analysis.py::test_what_makes_no_valid_json_schema_is_refused_where_it_is_written",
+    ),
+    Mutant(
+        "NB06",
+        "A sys.exit in a child task does not end the worker.",
+        "worker/millstream_worker/process.py",
+        "(SystemExit, KeyboardInterrupt, RuntimeError) as error",
+        "ZeroDivisionError as error",
+        MISBEHAVING + "test_the_job_ends_as_it_should_and_the_jobs_beside_it_do_not_notice[exits_in_a_task_group]",
+    ),
+    Mutant(
+        "NB07",
+        "A forked child that is terminated does not drain its parent.",
+        "worker/millstream_worker/process.py",
+        "after_in_child=in_child",
+        "after_in_child=in_parent",
+        MISBEHAVING + "test_the_job_ends_as_it_should_and_the_jobs_beside_it_do_not_notice[terminates_a_forked_child]",
+    ),
+    Mutant(
+        "NB08",
+        "A process that an analysis has forked ends with its own exit code.",
+        "worker/millstream_worker/executor.py",
+        "os.getpid() != self._pid and isinstance(error, SystemExit)",
+        "isinstance(error, ZeroDivisionError)",
+        MISBEHAVING + "test_the_job_ends_as_it_should_and_the_jobs_beside_it_do_not_notice[forks_and_exits]",
+    ),
+    Mutant(
+        "NB09",
+        "Threads that analyses have left do not hold up the end of a worker.",
+        "worker/millstream_worker/engine.py",
+        "run_in_executor(own, ",
+        "run_in_executor(None, ",
+        MISBEHAVING + "test_what_an_analysis_leaves_running_keeps_neither_its_drained_worker_nor_its_heartbeat",
+    ),
+    Mutant(
+        "NB10",
+        "A job that is handed back again and again uses up its attempts.",
+        "shared/millstream/store/lua/requeue.lua",
+        "handed_back <= hand_backs",
+        "true",
+        "tests/integration/test_attempts.py::test_a_job_that_is_handed_back_more_often_than_it_may_uses_up_its_attempts",
+    ),
+    Mutant(
+        "NB11",
+        "What a reader could not read is not written.",
+        "worker/millstream_worker/context.py",
+        'readable(to_json(value, inf_nan_mode="null"))',
+        'to_json(value, inf_nan_mode="null")',
+        MISBEHAVING + "test_the_job_ends_as_it_should_and_the_jobs_beside_it_do_not_notice[says_200_levels_in_a_chunk]",
+    ),
+    Mutant(
+        "NB12",
+        "An error in one reader reaches no other.",
+        "api/millstream_api/jobs/hub.py",
+        "except Exception:  # of one reader",
+        "except ZeroDivisionError:  # of one reader",
+        "tests/unit/test_hub.py::test_a_reader_that_fails_on_an_event_keeps_it_from_no_other_and_meets_it_again_in_the_log",
+    ),
+    Mutant(
+        "NB13",
+        "Final counts inside an exception group.",
+        "worker/millstream_worker/outcome.py",
+        'key=lambda failure: ("never", "requested", "allowed")',
+        'key=lambda failure: ("allowed", "requested", "never")',
+        "tests/unit/test_outcome.py::test_an_exception_is_told_as_data_that_survives_json",
     ),
 ]
