@@ -6,9 +6,11 @@ import pytest
 
 from millstream.store import keys
 from millstream.store.store import Store
+from millstream_api.jobs import commands
 from millstream_worker.loading import load_analyses
 from tests.integration.conftest import Client
 from tests.integration.web import submit, web
+from tests.integration.within import within
 from tests.processes import Process, Processes
 
 ODD = {"name": "odd", "description": "", "result_schema": {}, "timeout_s": 1, "queue": "default"}
@@ -39,3 +41,17 @@ async def test_an_api_that_starts_beside_a_bad_entry_serves_all_others_and_says_
         refused = await http.post("/jobs", json={"analysis": "odd", "params": {}})
         assert (refused.status_code, refused.json()["type"]) == (404, "/problems/unknown_analysis")
     assert api.log.read_text().count("an advertised analysis cannot be used") == 1
+
+
+async def test_an_api_forgets_an_analysis_too_when_its_workers_are_long_gone(
+    store: Store, client: Client, valkey: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advertised = [analysis.advertisement(60) for analysis in load_analyses("").values()]
+    await store.advertise(advertised)
+    async with within(valkey) as here, web(here.api) as http:
+        await submit(http, "process", {"text": "x"})
+        await client.zadd(keys.KNOWN, {"process": 1})
+        monkeypatch.setattr(commands, "STALE_S", 0)
+        refused = await http.post("/jobs", json={"analysis": "process", "params": {"text": "x"}})
+        assert (refused.status_code, refused.json()["type"]) == (404, "/problems/unknown_analysis")
+        assert list(here.commands.catalog.entries) == ["text.stats"]

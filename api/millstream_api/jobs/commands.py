@@ -32,6 +32,7 @@ T = TypeVar("T", Snapshot, Page)
 CATCHING_UP = 16  # logs that are read concurrently: a page takes milliseconds in which other requests wait
 LARGE = 16 * 1024  # bytes of a job's body, above which a thread looks at it
 REFRESH_S = 0.2  # an unknown name looks at the store again, at most this often
+STALE_S = 60  # what was read so long ago is read again: workers may be gone, and nobody told
 
 
 class StoreCall:
@@ -67,7 +68,7 @@ class Commands:
     catalog: Catalog = field(default_factory=Catalog)
     catching_up: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CATCHING_UP))
     submissions: Counter[str] = field(default_factory=lambda: Counter(accepted=0))  # by what came of it
-    _refreshed: float = 0.0
+    _refreshed: float = field(default_factory=time.monotonic)
 
     async def submit(self, who: Principal, request: Submit, job: str, *, follow: bool = True) -> Submitted:
         """Accept a job under the id `job`. `follow`: this node wants to hear of it."""
@@ -203,8 +204,9 @@ class Commands:
         return [entry.as_dict() for entry in self.catalog.entries.values()]
 
     async def _know(self, analysis: str) -> None:
-        """Look again at what workers advertise when a name is not known here."""
-        if analysis not in self.catalog.entries and time.monotonic() - self._refreshed > REFRESH_S:
+        """Look again at what workers advertise when a name is not known here, or has been for long."""
+        fresh_s = STALE_S if analysis in self.catalog.entries else REFRESH_S
+        if time.monotonic() - self._refreshed > fresh_s:
             await self.refresh()
 
     async def refresh(self) -> None:

@@ -297,7 +297,7 @@ class Store:
 
     async def analyses(self) -> list[bytes]:
         """What workers have advertised, as JSON."""
-        found: list[bytes] = await self.run("analyses")
+        found: list[bytes] = await self.run("analyses", patience_s=0)
         return found
 
     # What a worker does.
