@@ -40,7 +40,7 @@ async def interrupts_in_gather(ctx: Context) -> None:
     await asyncio.gather(interrupt())
 
 
-async def exits_in_a_task_that_nobody_awaits(ctx: Context) -> str:
+async def exits_in_a_task_beside(ctx: Context) -> str:
     task = asyncio.create_task(leave())
     await asyncio.wait([task])
     return "done"
@@ -155,7 +155,7 @@ DEEDS: dict[Deed, tuple[str, object]] = {
     exits_in_a_task_group: (FAILED, "SystemExit"),
     exits_in_gather: (FAILED, "SystemExit"),
     interrupts_in_gather: (FAILED, "KeyboardInterrupt"),
-    exits_in_a_task_that_nobody_awaits: (SUCCEEDED, "done"),
+    exits_in_a_task_beside: (SUCCEEDED, "done"),
     exits_in_a_callback: (SUCCEEDED, "done"),
     stops_the_loop: (SUCCEEDED, "done"),
     terminates_a_forked_child: (SUCCEEDED, -signal.SIGTERM),

@@ -152,7 +152,7 @@ BAD_SCHEMAS: dict[str, Any] = {
     "a reference to nothing": extra(**{"$ref": "#/$defs/Nothing"}),
     "a reference to elsewhere": extra(**{"$ref": "http://127.0.0.1:9/schema.json"}),
     "what JSON cannot write": extra(example=object()),
-    "what nobody could read": extra(example=10**5000),
+    "what no reader could read": extra(example=10**5000),
 }
 
 

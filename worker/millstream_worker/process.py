@@ -43,7 +43,7 @@ def run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None])
     while not task.done():
         try:
             loop.run_until_complete(task)
-        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:  # RuntimeError: somebody called loop.stop()
+        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:  # RuntimeError: after loop.stop()
             if os.getpid() != pid:  # a process that an analysis has forked, and that leaves
                 os._exit(1)
             if not task.done():

@@ -32,7 +32,7 @@ T = TypeVar("T", Snapshot, Page)
 CATCHING_UP = 16  # logs that are read concurrently: a page takes milliseconds in which other requests wait
 LARGE = 16 * 1024  # bytes of a job's body, above which a thread looks at it
 REFRESH_S = 0.2  # an unknown name looks at the store again, at most this often
-STALE_S = 60  # what was read so long ago is read again: workers may be gone, and nobody told
+STALE_S = 60  # a catalog that was read so long ago is read again: the last worker may be gone
 
 
 class StoreCall:

@@ -82,7 +82,7 @@ def _read(text: bytes) -> Entry | str:
     try:
         entry = Entry.model_validate_json(text)
         validator_for(entry.result_schema)
-        entry.validator  # noqa: B018 (made here, where an error of it concerns nobody else)
+        entry.validator  # noqa: B018 (made here, where an error concerns this entry only)
     except Exception as error:  # whatever another version of a worker may have written
         return f"{text[:100].decode(errors='replace')}…: {error}"
     return entry
