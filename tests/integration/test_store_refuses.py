@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio as redis
+from pydantic_core import from_json
 from structlog.testing import capture_logs
 
 from millstream import Context, Retry
@@ -179,11 +180,16 @@ async def of_abort(store: Store, faulty: Store) -> None:
 async def of_advertise(store: Store, faulty: Store) -> None:
     advertised = [analysis.advertisement(60) for analysis in load_analyses("").values()]
     await refused_once(lambda: faulty.advertise(advertised))
-    assert {item.name for item in await store.analyses()} == {item.name for item in advertised}
+    assert {from_json(item)["name"] for item in await store.analyses()} == {item.name for item in advertised}
+
+
+async def of_analyses(store: Store, faulty: Store) -> None:
+    await store.advertise([analysis.advertisement(60) for analysis in load_analyses("").values()])
+    assert await refused_once(faulty.analyses) == await store.analyses()
 
 
 CASES: dict[str, Callable[[Store, Store], Awaitable[None]]] = {
-    "abort": of_abort, "advertise": of_advertise, "append": of_append, "attach": of_attach, "cancel": of_cancel,
+    "abort": of_abort, "advertise": of_advertise, "analyses": of_analyses, "append": of_append, "attach": of_attach, "cancel": of_cancel,
     "claim": of_claim, "detach": of_detach, "expire": of_expire, "finish": of_finish, "jobs": of_jobs,
     "positions": of_positions, "queues": of_queues, "renew": of_renew, "requeue": of_requeue,
     "snapshot": of_snapshot, "submit": of_submit,
