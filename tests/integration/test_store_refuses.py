@@ -189,7 +189,8 @@ async def of_analyses(store: Store, faulty: Store) -> None:
 
 
 CASES: dict[str, Callable[[Store, Store], Awaitable[None]]] = {
-    "abort": of_abort, "advertise": of_advertise, "analyses": of_analyses, "append": of_append, "attach": of_attach, "cancel": of_cancel,
+    "abort": of_abort, "advertise": of_advertise, "analyses": of_analyses, "append": of_append, "attach": of_attach,
+    "cancel": of_cancel,
     "claim": of_claim, "detach": of_detach, "expire": of_expire, "finish": of_finish, "jobs": of_jobs,
     "positions": of_positions, "queues": of_queues, "renew": of_renew, "requeue": of_requeue,
     "snapshot": of_snapshot, "submit": of_submit,
