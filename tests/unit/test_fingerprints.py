@@ -20,13 +20,29 @@ async def test_the_order_of_members_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"a": [2, 1]}, {"a": [1, 2.0]}, {"a": [1, "2"]}, {"a": {"1": 2}}, {"a": [True, 2]}, {}]
+    "other", [{"a": [2, 1]}, {"a": [1, 2.5]}, {"a": [1, "2"]}, {"a": {"1": 2}}, {"a": [True, 2]}, {}]
 )
 async def test_everything_else_does(other: dict[str, Any]) -> None:
     assert await of({"a": [1, 2]}) != await of(other)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(50, 50.0), (0, -0.0), (-3, -3.0), (10**22, 1e22), ([{"n": 1}], [{"n": 1.0}])],
+)
+async def test_a_number_is_the_same_with_a_fraction_of_zero(one: Any, other: Any) -> None:
+    assert await of({"a": one}) == await of({"a": other})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(1, True), (0, False), (2**60, 2**60 + 1), (1, "1.0"), (0.1, 0.10000000000000002)]
+)
+async def test_what_only_resembles_a_number_is_another_request(one: Any, other: Any) -> None:
+    assert await of({"a": one}) != await of({"a": other})
+
+
 async def test_options_count() -> None:
+    assert await of({}) == await of({}, delay_s=0.0)
     assert await of({}) != await of({}, delay_s=1.0)
     assert await of({}) == await of({}, events="terminal")
 

@@ -242,10 +242,13 @@ async def fingerprint(request: Submit, size: int) -> str:
 
 def _digest(request: Submit) -> str:
     fields = request.model_dump(include={"analysis", "params", "timeout_s", "max_attempts", "priority", "delay_s"})
-    return hashlib.sha256(to_json(_sorted(fields))).hexdigest()
+    return hashlib.sha256(to_json(_normal(fields))).hexdigest()
 
 
-def _sorted(value: Any) -> Any:
+def _normal(value: Any) -> Any:
+    """Members in order; 50.0 as 50, since JSON has one kind of number."""
     if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    return [_sorted(item) for item in value] if isinstance(value, list) else value
+        return {key: _normal(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_normal(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
