@@ -243,10 +243,38 @@ async def test_a_page_of_an_owners_jobs_is_bounded_by_its_bytes_give_or_take_one
             await store.append(job, 1, [("progress", b'{"message":"%b"}' % (b"x" * 2000))])
         else:
             await store.finish(job, "succeeded", b'{"result":"%b"}' % (b"x" * 2000))
-    page = await store.jobs("ann", status="", analysis="", limit=50, after="", limit_bytes=4000)
-    assert len(page) == 2
-    rest = await store.jobs("ann", status="", analysis="", limit=50, after=page[-1].job, limit_bytes=1_000_000)
-    assert len({job.job for job in (*page, *rest)}) == 5
+    page, last = await store.jobs("ann", status="", analysis="", limit=50, after="", limit_bytes=4000)
+    assert (len(page), last) == (2, page[-1].job)
+    rest, last = await store.jobs("ann", status="", analysis="", limit=50, after=last, limit_bytes=1_000_000)
+    assert (len({job.job for job in (*page, *rest)}), last) == (5, "")
+
+
+@pytest.mark.parametrize(("status", "analysis"), [("succeeded", ""), ("", "rare"), ("succeeded", "rare")])
+async def test_a_page_of_an_owners_jobs_looks_at_so_many_and_the_next_goes_on_after_them(
+    store: Store, client: Client, status: str, analysis: str
+) -> None:
+    job = await running(store, owner="ann")
+    await store.finish(job, "succeeded", b'{"result":1}')
+    await client.hset(f"{keys.JOB}{job.id}", "analysis", "rare")
+    await asyncio.gather(*(store.submit(a_job(owner="ann")) for _ in range(1200)))
+    await client.delete(f"{keys.JOB}{(await client.zrevrange(f'{keys.JOBS}ann', 499, 499))[0].decode()}")
+    pages, after = [], ""
+    while after or not pages:
+        await client.config_resetstat()
+        page, after = await store.jobs(
+            "ann", status=status, analysis=analysis, limit=50, after=after, limit_bytes=1_000_000
+        )
+        assert (await client.info("commandstats"))["cmdstat_hmget"]["calls"] <= 501, "each holds up the store"
+        pages.append([found.job for found in page])
+    assert pages == [[], [], [job.id]]
+
+
+async def test_a_page_of_an_owners_jobs_that_is_not_filtered_is_full(store: Store) -> None:
+    await asyncio.gather(*(store.submit(a_job(owner="ann")) for _ in range(501)))
+    page, after = await store.jobs("ann", status="", analysis="", limit=500, after="", limit_bytes=1_000_000)
+    assert (len(page), after) == (500, page[-1].job)
+    rest, after = await store.jobs("ann", status="", analysis="", limit=500, after=after, limit_bytes=1_000_000)
+    assert (len(rest), after) == (1, "")
 
 
 async def test_positions_tell_the_last_seq_and_the_status_of_each_job(store: Store) -> None:

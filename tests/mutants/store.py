@@ -365,8 +365,16 @@ STORE: list[Mutant] = [
         "L49",
         "a page of an owner's jobs is bounded by its bytes",
         "shared/millstream/store/lua/jobs.lua",
-        "or budget <= 0 then break",
-        "then break",
+        "or budget <= 0 then return",
+        "then return",
         f"{ATTACH}::test_a_page_of_an_owners_jobs_is_bounded_by_its_bytes_give_or_take_one_job",
+    ),
+    Mutant(
+        "NC01",
+        "a page of an owner's jobs holds up the store for a bounded time",
+        "shared/millstream/store/lua/jobs.lua",
+        "LOOK_AT, PAGE = 500",
+        "LOOK_AT, PAGE = 50000",
+        f"{ATTACH}::test_a_page_of_an_owners_jobs_looks_at_so_many_and_the_next_goes_on_after_them",
     ),
 ]

@@ -136,8 +136,10 @@ class Commands:
 
     async def jobs(
         self, who: Principal, *, status: str = "", analysis: str = "", limit: int = 50, before: str = ""
-    ) -> list[Snapshot]:
-        """The owner's jobs, newest first; fewer than `limit` when there are no more, or when they are large."""
+    ) -> tuple[list[Snapshot], str]:
+        """The owner's jobs, newest first, and the id to go on before ('': there are no more); fewer than `limit` when
+        they are large, or rare among the owner's.
+        """
         who.require("read")
         try:
             with STORE_CALL:

@@ -185,12 +185,14 @@ async def jobs(
     limit: Annotated[int, Query(ge=1, le=500), unless_empty(50)] = 50,
     before: Annotated[str, Query(description="the id of the last job of the page before", max_length=512)] = "",
 ) -> Response:
-    """The owner's jobs, newest first. `Link: rel="next"` names the next page, while there may be one."""
-    found = await commands.jobs(who, status=status or "", analysis=analysis, limit=limit, before=before)
+    """The owner's jobs, newest first. `Link: rel="next"` names the next page, while there may be one; a page may be
+    empty though more follow.
+    """
+    found, last = await commands.jobs(who, status=status or "", analysis=analysis, limit=limit, before=before)
     headers = {}
-    if found:
+    if last:
         query = [(name, value) for name, value in request.query_params.multi_items() if name != "before"]
-        headers["Link"] = f'</jobs?{urlencode([*query, ("before", found[-1].job)])}>; rel="next"'
+        headers["Link"] = f'</jobs?{urlencode([*query, ("before", last)])}>; rel="next"'
     return _json(b"[%b]" % b",".join(snapshot.as_json() for snapshot in found), 200, headers)
 
 

@@ -262,14 +262,18 @@ class Store:
 
     async def jobs(
         self, owner: str, *, status: str, analysis: str, limit: int, after: str, limit_bytes: int
-    ) -> list[Snapshot]:
-        """An owner's jobs, newest first. Raises KeyError when `after` is not one of them."""
+    ) -> tuple[list[Snapshot], str]:
+        """An owner's jobs, newest first, and the id to go on after ('': there are no more). A page may be short, even
+        empty, though more follow: only so many jobs are looked at. Raises KeyError when `after` is not one of them.
+        """
         reply = await self.run(
             "jobs", owner=owner, status=status, analysis=analysis, limit=limit, after=after, limit_bytes=limit_bytes
         )
         if reply == b"unknown":
             raise KeyError(after)
-        return [read_snapshot(id.decode(), fields) for id, fields in zip(reply[::2], reply[1::2], strict=True)]
+        last, *rest = reply
+        found = [read_snapshot(id.decode(), fields) for id, fields in zip(rest[::2], rest[1::2], strict=True)]
+        return found, last.decode()
 
     async def workers(self) -> list[Heartbeat]:
         """The last heartbeat of each live worker."""
