@@ -13,7 +13,7 @@ from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.store import Store, UnexpectedReply
 from tests.integration.conftest import Client
-from tests.integration.jobs import a_job, claim, events, everything, milliseconds, renew, running, snapshot
+from tests.integration.jobs import a_job, claim, events, everything, next_millisecond, renew, running, snapshot
 from tests.processes import until
 
 
@@ -173,37 +173,66 @@ async def test_a_delayed_job_lives_for_its_delay_and_a_life(store: Store, client
             assert await client.pttl(key) > 60_000, key
 
 
-async def one_after_another(store: Store, owner: str) -> set[bytes]:
-    """So many jobs that the owner's list is trimmed, each ended before the next."""
-    jobs: list[str] = []
-    for _ in range(64):
-        jobs.append((await store.submit(a_job(owner=owner))).job)
-        await store.cancel(jobs[-1], owner, None)
-    return {job.encode() for job in jobs}
-
-
-async def test_the_list_of_an_owners_jobs_is_bounded_and_keeps_the_newest(store: Store, client: Client) -> None:
-    await store.submit(a_job(owner="ann", delay_s=600))  # one is always in flight
-    begin = await milliseconds(store) - 20_000
-    await client.zadd(f"{keys.JOBS}ann", {f"old-{number}": begin + number for number in range(10_050)})
-    new = await one_after_another(store, "ann")
-    listed = await client.zrange(f"{keys.JOBS}ann", 0, -1)
-    assert 10_000 <= len(listed) < 10_064
-    assert new | {b"old-10049"} <= set(listed)
-    assert b"old-0" not in listed
+@pytest.mark.parametrize("in_flight", [0, 1])
+async def test_the_list_of_an_owners_jobs_never_exceeds_its_bound_and_keeps_the_newest(
+    store: Store, client: Client, in_flight: int
+) -> None:
+    async with limited(store, owner_listed=5) as small:
+        jobs = [(await small.submit(a_job(owner="ann", delay_s=600))).job for _ in range(in_flight)]
+        for _ in range(8):
+            await next_millisecond(store)
+            jobs.append((await small.submit(a_job(owner="ann"))).job)
+            await store.cancel(jobs[-1], "ann", None)
+            listed = await client.zrange(f"{keys.JOBS}ann", 0, -1)
+            assert listed == [job.encode() for job in jobs[-5:]]
 
 
 async def test_the_list_of_an_owners_jobs_forgets_those_of_which_nothing_is_left(store: Store, client: Client) -> None:
-    await client.zadd(f"{keys.JOBS}ann", {"long-ago": 1})
-    await one_after_another(store, "ann")
-    assert await client.zscore(f"{keys.JOBS}ann", "long-ago") is None
+    await client.zadd(f"{keys.JOBS}ann", {"long ago": 1, "longer ago": 0})
+    jobs = [(await store.submit(a_job(owner="ann"))).job.encode() for _ in range(2)]
+    assert set(await client.zrange(f"{keys.JOBS}ann", 0, -1)) == {*jobs}
 
 
-async def test_what_lists_an_owners_jobs_lives_as_long_as_they_do(store: Store, client: Client) -> None:
+async def test_the_list_of_an_owners_jobs_keeps_what_waits_for_long(store: Store, client: Client) -> None:
+    job = await store.submit(a_job(owner="ann", delay_s=600))
+    await client.zadd(f"{keys.JOBS}ann", {job.job: 1})  # years ago
+    await store.submit(a_job(owner="ann"))
+    assert await client.zscore(f"{keys.JOBS}ann", job.job) == 1
+
+
+LISTS = [f"{kind}ann" for kind in (keys.JOBS, keys.INFLIGHT)]
+FRONT = f"{keys.FRONT}{keys.lane('default', 'default')}:ann"
+
+
+@pytest.mark.parametrize("number", [1, 3, 63, 64, 65])
+async def test_lists_and_counters_live_as_long_as_what_they_hold(store: Store, client: Client, number: int) -> None:
+    """Whatever the number of jobs: days went by, and one comes."""
+    for _ in range(number - 1):
+        await store.submit(a_job(owner="ann"))
+        for key in (*LISTS, FRONT):
+            await client.pexpire(key, 60_000)
+    await store.submit(a_job(owner="ann"))
+    for key in (*LISTS, *([FRONT] if number <= store.limits.fair_window else [])):
+        assert await client.pttl(key) > 86_000_000, key
+    assert await client.zcard(f"{keys.INFLIGHT}ann") == number
+
+
+async def test_a_job_of_a_short_life_shortens_no_list_of_others(store: Store, client: Client) -> None:
+    await store.submit(a_job(owner="ann"))
+    async with limited(store, life_s=1) as short:
+        await short.submit(a_job(owner="ann"))
+    for key in (*LISTS, FRONT):
+        assert await client.pttl(key) > 86_000_000, key
+
+
+async def test_what_runs_for_days_and_what_is_kept_for_days_stays_on_the_list(store: Store, client: Client) -> None:
     job = await running(store, owner="ann")
-    for key in (f"{keys.JOBS}ann", f"{keys.INFLIGHT}ann"):
-        await client.pexpire(key, 60_000)  # days went by, and that job still runs
-    await store.submit(a_job(owner="ann", delay_s=600))
-    await renew(store, "w", 30, job)
-    for key in (f"{keys.JOBS}ann", f"{keys.INFLIGHT}ann"):
-        assert await client.pttl(key) > (86_400 + 600 - 60) * 1000, key
+    for was, expected in ((60_000, 86_000_000), (200_000_000, 199_000_000)):
+        for key in LISTS:
+            await client.pexpire(key, was)
+        await renew(store, "w", 30, job)
+        for key in LISTS:
+            assert await client.pttl(key) > expected, key
+    async with limited(store, keep_s=1_000_000) as long:
+        await long.finish(job, "succeeded", b'{"result":1}')
+    assert await client.pttl(f"{keys.JOBS}ann") > 900_000_000

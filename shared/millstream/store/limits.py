@@ -12,6 +12,7 @@ class Limits(BaseModel):
 
     queue_depth: int = Field(100_000, ge=1, description="jobs that may wait or run in one queue and priority")
     owner_in_flight: int = Field(10_000, ge=1, description="jobs of one owner that may wait or run")
+    owner_listed: int = Field(10_000, ge=1, description="newest jobs of one owner that GET /jobs can list")
     log_events: int = Field(1_000_000, ge=10, description="events in one job's log")
     log_bytes: int = Field(256 * 1024 * 1024, ge=1024, description="bytes of data in one job's log")
     keep_s: float = Field(3600, ge=1, description="how long a job is kept after its end, in seconds")

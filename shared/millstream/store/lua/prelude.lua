@@ -60,6 +60,22 @@ local function ring(queue)
   if redis.call('LLEN', BELL .. queue) == 0 then redis.call('LPUSH', BELL .. queue, '1') end
 end
 
+-- A key of several jobs lives at least as long as the one that was added just now.
+local function outlive(key, ms)
+  if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, 2 * ms) end
+end
+
+-- Puts a job on its owner's list, which holds so many. The oldest goes when nothing is left of it: one for each that
+-- comes, so that the list does not outgrow what it lists.
+local function list_job(owner, id, keep, owner_listed)
+  local index = JOBS .. owner
+  redis.call('ZADD', index, now, id)
+  outlive(index, keep)
+  redis.call('ZREMRANGEBYRANK', index, 0, -owner_listed - 1)
+  local oldest = redis.call('ZRANGE', index, 0, 0)[1]
+  if redis.call('EXISTS', JOB .. oldest) == 0 then redis.call('ZREM', index, oldest) end
+end
+
 -- Fairness between owners. Of each, only so many jobs wait in a lane (the front); the rest wait at the back, in their
 -- order, and one moves up when one of the front leaves. So an owner that floods a queue stands before the others with a
 -- few jobs only. A record's `turn` says where a waiting job is: 'front', 'back', or nothing when it does not count.
@@ -74,7 +90,7 @@ end
 local function join_front(lane, owner, id, life)
   local front = FRONT .. lane .. ':' .. owner
   redis.call('ZADD', front, now + life, id)
-  redis.call('PEXPIRE', front, 2 * life)
+  outlive(front, life + 0)
 end
 
 -- A member of the back sorts by owner, then by the time since which it is due.
@@ -138,6 +154,7 @@ local function close(job, status, data, keep_ms, settled, result)
   redis.call('ZREM', INFLIGHT .. job.owner, job.id)
   redis.call('PEXPIRE', JOB .. job.id, keep_ms)
   redis.call('PEXPIRE', LOG .. job.id, keep_ms)
+  redis.call('PEXPIRE', JOBS .. job.owner, keep_ms, 'GT')
   if job.key then redis.call('PEXPIRE', KEY .. job.owner .. ':' .. job.key, keep_ms) end
 end
 

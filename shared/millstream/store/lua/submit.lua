@@ -1,7 +1,8 @@
 -- submit: accept a job. Admission, record, event 1, arq's job key and queue entry, the bell: all or nothing.
 -- KEYS: lane
 -- ARGV: id, body, analysis, queue, owner, max_attempts, retry, timeout_ms, delay_ms:number, node, watch, key, fingerprint,
---   queue_depth:number, owner_in_flight:number, life_ms:number, submit_rate:number, submit_burst:number, fair_window:number
+--   queue_depth:number, owner_in_flight:number, owner_listed:number, life_ms:number, submit_rate:number,
+--   submit_burst:number, fair_window:number
 -- `watch`: the record's field that names `node`; `submit_rate`: jobs a second, 0: no limit; `fair_window` 0: no fairness.
 -- → {'accepted', at, tokens left or -1} | {'duplicate', id, status, at of its event 1, tokens} | {'conflict'}
 --   | {'queue_full', n, tokens} | {'too_many', n, tokens} | {'rate_limited', ms until there is a token}
@@ -60,14 +61,8 @@ redis.call('PEXPIRE', JOB .. id, keep)
 redis.call('PEXPIRE', LOG .. id, keep)
 redis.call('SET', BODY .. id, body, 'PX', life)
 redis.call('ZADD', inflight, now + life, id)
-local index = JOBS .. owner
-redis.call('ZADD', index, now, id)
-if redis.call('PTTL', inflight) < life then redis.call('PEXPIRE', inflight, 2 * life) end
-if redis.call('PTTL', index) < keep then redis.call('PEXPIRE', index, 2 * keep) end
-if redis.call('ZCARD', index) % 64 == 1 then   -- now and then is enough
-  redis.call('ZREMRANGEBYSCORE', index, '-inf', now - 2 * keep)
-  redis.call('ZREMRANGEBYRANK', index, 0, -10001)
-end
+outlive(inflight, life)
+list_job(owner, id, keep, owner_listed)
 if key ~= '' then
   redis.call('HSET', JOB .. id, 'key', key)
   redis.call('HSET', key_name, 'job', id, 'fingerprint', fingerprint)
