@@ -126,6 +126,12 @@ async def large(ctx: Context, size: int, as_chunk: bool = False) -> str:
 
 
 @analysis()
+async def enormous(ctx: Context) -> int:
+    """A number that msgpack has no form for."""
+    return 2**70
+
+
+@analysis()
 async def boast(ctx: Context, count: int, size: int) -> int:
     """Say much about the progress, without waiting."""
     for number in range(count):

@@ -27,10 +27,9 @@ async def claim(
     worker: str = "w",
     known: Sequence[str] = ("a",),
     queue: str = "default",
-    adopt_attempts: int = 3,
 ) -> list[Claimed]:
     names = "\n" + "\n".join(known) + "\n"
-    return (await store.claim(worker, lease_s, slots, names, queue, adopt_attempts))[1]
+    return (await store.claim(worker, lease_s, slots, names, queue))[1]
 
 
 async def running(store: Store, *, lease_s: float = LONG_S, **changes: Any) -> Claimed:

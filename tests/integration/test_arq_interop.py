@@ -5,7 +5,9 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from arq.worker import Worker, func
 from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.store import Store
+from millstream_worker.body import Body, arq_result
 from tests.integration.conftest import ANALYSES, Stack, database
 from tests.integration.jobs import a_job, snapshot, types
 from tests.integration.rpc import Refused, Rpc
@@ -37,9 +40,11 @@ CODECS: dict[str, tuple[Callable[[dict[str, Any]], bytes], Callable[[bytes], dic
 
 
 @asynccontextmanager
-async def arq(store: Process, codec: str | None) -> AsyncIterator[ArqRedis]:
+async def arq(store: Process, codec: str | None, **reading: Any) -> AsyncIterator[ArqRedis]:
     """A stock arq client; without a codec, it pickles."""
     write, read = CODECS[codec] if codec else (None, None)
+    if reading and read:
+        read = partial(read, **reading)
     pool = await create_pool(RedisSettings.from_dsn(store.url), job_serializer=write, job_deserializer=read)
     try:
         yield pool
@@ -155,13 +160,21 @@ async def test_a_stock_client_is_told_when_its_jobs_workers_are_lost(store: Stor
         job = await enqueue(pool, "a", _job_id="lost")
 
         async def ended() -> bool:  # at the second claim: the lease of the first is short, and nothing renews it
-            await store.claim("w", 0.05, 10, "\na\n", "default", 1)
+            await store.adopt("default", [keys.QUEUE], {"a": None}, 1)
+            await store.claim("w", 0.05, 10, "\na\n", "default")
             found = await store.snapshot(job.job_id)
             return found is not None and found.terminal
 
         await until(ended, what="its end")
         with pytest.raises(SerializationError, match=r"The worker of attempt 1 of 1 was lost\."):
             await job.result(timeout=10, poll_delay=0.02)
+
+
+async def nothing(ctx: Any) -> None: ...
+
+
+async def known(pool: ArqRedis, job: Job) -> bool:
+    return bool(await pool.exists(f"{keys.JOB}{job.job_id}"))
 
 
 async def stands(client: Rpc, job: str, status: str) -> bool:
@@ -240,10 +253,171 @@ async def test_a_job_of_an_analysis_that_nobody_knows_waits_for_a_worker_that_do
         assert (await client_rpc.run("late", {"text": "now known"}))["data"]["result"] == "NOW KNOWN"
 
 
-@asynccontextmanager
-async def stock_worker(store: Process, *functions: Any) -> AsyncIterator[Worker]:
-    write, read = CODECS["json"]
+VALUES: dict[str, tuple[Any, Any]] = {
+    "bytes": (b"text", "text"),
+    "integer keys": ({1: "a"}, {"1": "a"}),
+    "a large integer": (2**64 - 1, 2**64 - 1),
+    "an extension type": (msgpack.ExtType(5, b"x"), [5, "x"]),
+}
+
+
+@pytest.mark.parametrize(("sent", "received"), VALUES.values(), ids=VALUES)
+async def test_what_only_msgpack_can_say_reaches_an_analysis(stack: Stack, sent: Any, received: Any) -> None:
+    async with arq(stack.store, "msgpack", strict_map_key=False) as pool:
+        job = await enqueue(pool, "anything", value=sent)
+        assert await job.result(timeout=10, poll_delay=0.02) == received
+        info = await job.result_info()
+        assert info is not None
+        assert info.kwargs == {"value": sent}
+
+
+@pytest.mark.parametrize(("codec", "ends"), [("json", "succeeded"), ("msgpack", "failed")])
+async def test_a_result_that_the_clients_codec_cannot_hold_fails_its_job_once(
+    stack: Stack, client_rpc: Rpc, codec: str, ends: str
+) -> None:
+    async with arq(stack.store, codec) as pool:
+        job = await enqueue(pool, "enormous")
+        if ends == "succeeded":
+            assert await job.result(timeout=10, poll_delay=0.02) == 2**70
+        else:
+            with pytest.raises(SerializationError, match="The result cannot be written as msgpack"):
+                await job.result(timeout=10, poll_delay=0.02)
+    events = await client_rpc.end((await client_rpc.call("job.attach", job=job.job_id))["job"])
+    assert [event["type"] for event in events] == ["queued", "started", ends]
+
+
+async def test_parameters_that_cannot_be_written_again_are_left_out_of_the_result() -> None:
+    body = Body("f", [2**70], {"k": 2**70}, 1, packed=True)
+    written = arq_result(body, id="j", queue="q", attempt=1, success=False, value="why", started_ms=1, ended_ms=2)
+    result = msgpack.unpackb(written)
+    assert (result["f"], result["r"], result["a"], result["k"]) == ("f", "why", [], {})
+
+
+@pytest.mark.parametrize("codec", CODECS)
+async def test_a_job_that_expires_before_it_runs_ends_and_its_client_is_told(stack: Stack, codec: str) -> None:
+    async with arq(stack.store, codec) as pool, redis.Redis.from_url(stack.store.url) as store:
+        job = await enqueue(pool, "process", "late", _expires=60, _defer_by=1)
+
+        await until(lambda: known(pool, job), what="the job to be taken over")
+        await store.delete(f"{keys.BODY}{job.job_id}")  # as when 60 s went by
+        with pytest.raises(SerializationError, match="longer than a job may live"):
+            await job.result(timeout=10, poll_delay=0.02)
+
+
+async def test_an_id_with_slashes_works_over_http(stack: Stack) -> None:
+    async with arq(stack.store, "json") as pool, web(stack.api) as http:
+        job = await enqueue(pool, "process", "hello", _job_id="reports/2026/x y")
+        await job.result(timeout=10, poll_delay=0.02)
+        for id in ("reports/2026/x%20y", "reports%2F2026%2Fx%20y"):
+            assert (await http.get(f"/jobs/{id}")).json()["job"] == job.job_id
+            assert (await http.get(f"/jobs/{id}/result")).json() == "Processed data: hello"
+            assert "Processed data: hello" in (await http.get(f"/jobs/{id}/events")).text
+            assert (await http.delete(f"/jobs/{id}")).json()["status"] == "succeeded"
+        assert job.job_id in [found["job"] for found in (await http.get("/jobs")).json()]
+        for path in ("/jobs/reports/2026", "/jobs/reports/2026/x/nothing"):
+            problem(await http.get(path), "job_not_found")
+
+
+async def test_an_id_is_used_again_when_its_result_is_gone(stack: Stack) -> None:
+    async with arq(stack.store, "json") as pool, redis.Redis.from_url(stack.store.url) as store:
+        for text in ("one", "two"):
+            job = await enqueue(pool, "process", text, _job_id="daily report")
+            assert await job.result(timeout=10, poll_delay=0.02) == f"Processed data: {text}"
+            assert await pool.enqueue_job("process", text, _job_id="daily report") is None, "as with a stock worker"
+            await store.delete(f"{keys.RESULT}{job.job_id}")
+
+
+async def test_a_worker_serves_the_queues_of_stock_clients_that_it_is_told_to(
+    valkey: Process, own_processes: Processes
+) -> None:
+    store = database(valkey, 15)
+    await own_processes.worker(store, MILLSTREAM_ARQ_QUEUES="reports, any:name/at all")
     async with arq(store, "json") as pool:
+        for queue in ("reports", "any:name/at all"):
+            job = await enqueue(pool, "process", "hello", _queue_name=queue)
+            assert await job.result(timeout=10, poll_delay=0.02) == "Processed data: hello"
+            info = await job.result_info()
+            assert info is not None
+            assert info.queue_name == queue
+        job = await enqueue(pool, "process", "not served")
+        await job.status()
+        assert await pool.zscore(keys.QUEUE, job.job_id) is not None
+        assert await pool.exists(f"{keys.JOB}{job.job_id}") == 0
+
+
+async def test_our_jobs_are_not_where_a_stock_worker_looks(valkey: Process, own_processes: Processes) -> None:
+    """It deletes the entry and the body of what it does not know."""
+    beside = database(valkey, 15)
+    store = await Store(beside.url, name="tests", limits=Limits()).open(10)
+    jobs = [a_job(analysis="process", body=to_json({"t": None, "f": "process", "a": ["x"], "k": {}, "et": 1}))]
+    jobs += [replace(jobs[0], id=f"{name} one", priority=name) for name in ("high", "low")]
+    for job in jobs:
+        await store.submit(job)
+
+    async def theirs(ctx: Any, text: str) -> str:
+        return text
+
+    async with stock_worker(beside, func(theirs, name="theirs")), arq(beside, "json") as pool:
+        for number in range(3):  # each comes later than ours
+            other = await enqueue(pool, "theirs", str(number))
+            assert await other.result(timeout=10, poll_delay=0.02) == str(number)
+        await own_processes.worker(beside)
+        for ours in jobs:
+
+            async def ended(id: str = ours.id) -> bool:
+                return (await snapshot(store, id)).terminal
+
+            await until(ended, what="the end of our job")
+            assert (await snapshot(store, ours.id)).result == b'"Processed data: x"'
+    await store.close()
+
+
+async def test_a_job_for_us_that_waits_for_another_attempt_is_not_where_a_stock_worker_looks(
+    valkey: Process, own_processes: Processes
+) -> None:
+    beside = database(valkey, 15)
+    await own_processes.worker(beside, MILLSTREAM_ANALYSES=ANALYSES)
+    async with arq(beside, "json") as pool:
+        job = await enqueue(pool, "ask_again", 2, 0.05)
+        await until(lambda: known(pool, job), what="the job to be taken over")
+        async with stock_worker(beside):
+            assert await job.result(timeout=10, poll_delay=0.02) == 3
+
+
+async def test_pickled_jobs_are_left_for_the_stock_workers_that_are_there(
+    valkey: Process, own_processes: Processes
+) -> None:
+    beside = database(valkey, 15)
+    entered = asyncio.Event()
+
+    async def theirs(ctx: Any, text: str) -> str:
+        await entered.wait()
+        return text
+
+    async with (
+        stock_worker(beside, func(theirs, name="theirs"), codec=None),
+        arq(beside, None) as pool,
+        redis.Redis.from_url(beside.url) as client,
+    ):
+
+        async def seen() -> bool:
+            return bool(await client.exists(f"{keys.QUEUE}:health-check"))
+
+        await until(seen, what="the stock worker")
+        await own_processes.worker(beside, MILLSTREAM_ARQ_QUEUES=f"{keys.QUEUE},ours")
+        jobs = [await enqueue(pool, "theirs", str(number), _defer_by=0.2 * number) for number in range(5)]
+        async with arq(beside, "json") as other:  # a worker of ours takes it when it has looked at both queues
+            ours = await enqueue(other, "process", "ours", _queue_name="ours")
+            assert await ours.result(timeout=10, poll_delay=0.02) == "Processed data: ours"
+        entered.set()
+        assert [await job.result(timeout=10, poll_delay=0.02) for job in jobs] == list("01234")
+
+
+@asynccontextmanager
+async def stock_worker(store: Process, *functions: Any, codec: str | None = "json") -> AsyncIterator[Worker]:
+    write, read = CODECS[codec] if codec else (None, None)
+    functions = functions or (func(nothing, name="nothing"),)
+    async with arq(store, codec) as pool:
         worker = Worker(
             functions=functions, redis_pool=pool, poll_delay=0.02, handle_signals=False, keep_result=60,
             job_serializer=write, job_deserializer=read,
@@ -294,7 +468,7 @@ async def test_a_stock_worker_and_ours_leave_each_others_running_jobs_alone(
             leases: set[bytes] = set()
 
             async def renewed_often() -> bool:
-                leases.add(await store.pipeline.call("ZSCORE", keys.QUEUE, job.id))
+                leases.add(await store.pipeline.call("ZSCORE", keys.lane(), job.id))
                 return len(leases) > 4
 
             await until(renewed_often, what="the lease to be renewed for longer than it would last by itself")

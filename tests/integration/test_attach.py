@@ -258,7 +258,8 @@ async def test_a_page_of_an_owners_jobs_looks_at_so_many_and_the_next_goes_on_af
     await client.hset(f"{keys.JOB}{job.id}", "analysis", "rare")
     await asyncio.gather(*(store.submit(a_job(owner="ann")) for _ in range(1200)))
     await client.delete(f"{keys.JOB}{(await client.zrevrange(f'{keys.JOBS}ann', 499, 499))[0].decode()}")
-    pages, after = [], ""
+    pages: list[list[str]] = []
+    after = ""
     while after or not pages:
         await client.config_resetstat()
         page, after = await store.jobs(
@@ -292,7 +293,7 @@ async def test_a_queued_job_is_cancelled_at_once_and_never_runs(store: Store, cl
     last = (await events(store, job.id))[-1]
     assert (last.type, json.loads(last.data)) == ("cancelled", {"reason": 'enough "now"'})
     assert await claim(store) == []
-    assert await client.zcard(keys.QUEUE) == 0
+    assert await client.zcard(keys.lane()) == 0
     assert await client.exists(f"{keys.BODY}{job.id}", f"{keys.INFLIGHT}ann") == 0
 
 

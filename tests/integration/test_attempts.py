@@ -228,7 +228,7 @@ async def test_the_end_leaves_the_queue_and_gives_what_is_kept_a_time_to_live(
     job = await running(store, owner="ann", key="k", fingerprint="f")
     await client.set(f"{keys.RETRY}{job.id}", 1)  # by a stock worker that had it before
     await end(kept, job)
-    assert await client.zcard(keys.QUEUE) == 0
+    assert await client.zcard(keys.lane()) == 0
     for key in (f"{keys.BODY}{job.id}", f"{keys.LEASE}{job.id}", f"{keys.RETRY}{job.id}", f"{keys.INFLIGHT}ann"):
         assert not await client.exists(key), key
     for key in (f"{keys.JOB}{job.id}", f"{keys.LOG}{job.id}", f"{keys.KEY}ann:k"):
@@ -251,7 +251,7 @@ async def test_a_retry_waits_for_its_delay_and_uses_up_an_attempt(store: Store) 
     await store.retry(job, {"code": "analysis_error", "message": "no"}, 1)
     found = await snapshot(store, job.id)
     assert (found.status, found.attempt) == ("queued", 1)
-    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
+    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default")
     assert jobs == []
     assert wait is not None
     assert 0.05 < wait <= 1
@@ -282,10 +282,11 @@ async def test_a_job_that_is_handed_back_more_often_than_it_may_uses_up_its_atte
         if adopted:
             await client.set(keys.BODY + "j", b'{"f":"a","a":[],"k":{},"t":null,"et":1}')
             await client.zadd(keys.QUEUE, {"j": 1})
+            await few.adopt("default", [keys.QUEUE], {"a": None}, 2)
         else:
             await store.submit(a_job("j", max_attempts=2))
         attempts = []
-        while claimed := await claim(few, adopt_attempts=2):
+        while claimed := await claim(few):
             attempts.append(claimed[0].attempt)
             await few.hand_back(claimed[0], "leaving")
             await few.hand_back(claimed[0], "leaving")  # again, after a lost reply
@@ -296,7 +297,7 @@ async def test_a_job_that_is_handed_back_more_often_than_it_may_uses_up_its_atte
         assert json.loads(last.data)["error"] == {"code": "attempts_exhausted", "message": message}
         result = await client.get(keys.RESULT + "j")
         assert json.loads(result)["r"] == message if adopted else result is None
-        assert await client.zcard(keys.QUEUE) == 0
+        assert await client.zcard(keys.QUEUE) == await client.zcard(keys.lane()) == 0
     finally:
         await few.close()
 

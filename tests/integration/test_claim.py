@@ -34,11 +34,11 @@ async def test_a_claimed_job_runs_under_a_lease(store: Store) -> None:
     await store.submit(job)
     (claimed,) = await claim(store, lease_s=600, worker="w7")
     assert (claimed.id, claimed.attempt, claimed.max_attempts, claimed.retry) == (job.id, 1, 4, True)
-    assert (claimed.timeout_s, claimed.analysis, claimed.body, claimed.adopted) == (1.5, "a", b'{"f":"a"}', False)
+    assert (claimed.timeout_s, claimed.analysis, claimed.body, claimed.adopted) == (1.5, "a", b'{"f":"a"}', "")
     assert await store.pipeline.call("GET", f"{keys.LEASE}{job.id}") == claimed.token.encode()
     assert 300_000 < await store.pipeline.call("PTTL", f"{keys.LEASE}{job.id}") <= 600_000
-    due_ms = int(await store.pipeline.call("ZSCORE", keys.QUEUE, job.id)) - await milliseconds(store)
-    assert 300_000 < due_ms <= 600_001, "a stock worker must see it in the future"
+    due_ms = int(await store.pipeline.call("ZSCORE", keys.lane(), job.id)) - await milliseconds(store)
+    assert 300_000 < due_ms <= 600_001
     started = (await events(store, job.id))[-1]
     assert (started.type, started.attempt, json.loads(started.data)) == ("started", 1, {"attempt": 1, "worker": "w7"})
     found = await snapshot(store, job.id)
@@ -77,11 +77,11 @@ async def test_a_worker_claims_from_its_own_queue_only(store: Store) -> None:
 
 async def test_a_delayed_job_is_claimed_when_it_is_due_and_a_worker_knows_when_that_is(store: Store) -> None:
     async def due_ms(job: str) -> float:
-        return float(await store.pipeline.call("ZSCORE", keys.QUEUE, job))
+        return float(await store.pipeline.call("ZSCORE", keys.lane(), job))
 
     await store.submit(a_job("later", delay_s=60))
     before = await milliseconds(store)
-    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
+    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default")
     after = await milliseconds(store) + 1
     assert jobs == []
     assert wait is not None
@@ -95,7 +95,7 @@ async def test_a_delayed_job_is_claimed_when_it_is_due_and_a_worker_knows_when_t
 async def test_a_worker_knows_when_the_first_job_of_any_lane_is_due(store: Store) -> None:
     for priority, delay_s in (("high", 300), ("default", 100), ("low", 200)):
         await store.submit(a_job(priority=priority, delay_s=delay_s))
-    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
+    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default")
     assert (jobs, wait is not None and 0 < wait <= 100) == ([], True)
 
 
@@ -106,7 +106,7 @@ async def test_a_timeout_however_short_is_one(store: Store) -> None:
 async def test_a_job_that_this_worker_does_not_know_is_left_to_others_and_not_waited_for(store: Store) -> None:
     await store.submit(a_job("strange", analysis="b"))
     await store.submit(a_job("mine", priority="low"))
-    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
+    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default")
     assert [job.id for job in jobs] == ["mine"]
     assert wait is None or wait > 0, "the worker would ask again at once, for ever"
     assert [job.id for job in await claim(store, known=["b"])] == ["strange"]
@@ -190,11 +190,11 @@ async def test_a_renewed_lease_does_not_run_out(store: Store) -> None:
     lease = f"{keys.LEASE}{job.id}"
     for _ in range(4):
         await store.pipeline.call("PEXPIRE", lease, "30000")  # as if half of it were over
-        await store.pipeline.call("ZINCRBY", keys.QUEUE, "-30000", job.id)
+        await store.pipeline.call("ZINCRBY", keys.lane(), "-30000", job.id)
         assert await renew(store, "w", 60, job) == []
         assert await claim(store, worker="w2") == []
         assert await store.pipeline.call("PTTL", lease) > 30_000
-        due_ms = float(await store.pipeline.call("ZSCORE", keys.QUEUE, job.id))
+        due_ms = float(await store.pipeline.call("ZSCORE", keys.lane(), job.id))
         assert due_ms - await milliseconds(store) > 30_000
     await store.finish(job, "succeeded", b'{"result":1}')
 
@@ -229,7 +229,7 @@ async def test_only_what_waited_too_long_is_ended_of_a_long_lane(store: Store, c
     await store.expire("default")
     statuses = [(await snapshot(store, job.id)).status for job in jobs]
     assert statuses == ["failed" if job in dead else "queued" for job in jobs]
-    assert await client.zcard(keys.QUEUE) == len(jobs) - len(dead) + 1
+    assert await client.zcard(keys.lane()) == len(jobs) - len(dead) + 1
     await short.finish(held, "succeeded", b'{"result":1}')
     await short.close()
 
@@ -246,47 +246,14 @@ async def test_a_job_that_waited_longer_than_it_may_live_ends_as_expired(store: 
     assert await claim(store) == []
     found = await snapshot(store, job.id)
     assert (found.status, json.loads(found.error)["code"]) == ("failed", "expired")
-    assert await client.zcard(keys.QUEUE) == 0
+    assert await client.zcard(keys.lane()) == 0
     await short.close()
 
 
 async def test_a_queue_entry_without_a_job_is_cleared_away(store: Store, client: Client) -> None:
-    await client.zadd(keys.QUEUE, {"nothing": 1})
+    await client.zadd(keys.lane(), {"nothing": 1})
     assert await claim(store) == []
-    assert await client.zcard(keys.QUEUE) == 0
-
-
-@pytest.mark.parametrize("name", ["a", "odd\nname with space", "ünï\U0001f600"])
-async def test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log(store: Store, client: Client, name: str) -> None:
-    body = b'{"t":null,"f":"a","a":[1],"k":{},"et":1}'
-    await client.set(f"{keys.BODY}{name}", body, ex=100)
-    await client.zadd(keys.QUEUE, {name: 1})
-    (job,) = await claim(store, adopt_attempts=5)
-    assert (job.id, job.analysis, job.body, job.adopted) == (name, "a", body, True)
-    assert (job.attempt, job.max_attempts, job.retry) == (1, 5, False)
-    assert [(event.job, event.type) for event in await events(store, name)] == [(name, "queued"), (name, "started")]
-    assert (await snapshot(store, name)).owner is None
-    for key in (f"{keys.JOB}{name}", f"{keys.LOG}{name}"):
-        assert 86_000_000 < await client.pttl(key) <= 86_400_000, "a life, as for any other job"
-
-
-async def test_what_a_stock_client_is_told_of_a_cancelled_job_goes_away_by_itself(store: Store, client: Client) -> None:
-    await client.set(f"{keys.BODY}x", b'{"t":null,"f":"a","a":[1],"k":{},"et":1}', ex=100)
-    await client.zadd(keys.QUEUE, {"x": 1})
-    await claim(store)
-    await store.cancel("x", "", None)
-    assert 0 < await client.ttl(f"{keys.RESULT}x") <= 3600
-
-
-async def test_a_job_that_a_stock_worker_runs_is_left_alone_and_not_waited_for(store: Store, client: Client) -> None:
-    await client.set(f"{keys.BODY}x", b'{"t":null,"f":"a","a":[],"k":{},"et":1}', ex=100)
-    await client.zadd(keys.QUEUE, {"x": 1})
-    await client.set(f"{keys.LEASE}x", b"1", ex=100)
-    wait, jobs = await store.claim("w", 60, 10, "\na\n", "default", 3)
-    assert jobs == []
-    assert wait is None or wait > 0
-    assert await client.zscore(keys.QUEUE, "x") == 1
-    assert not await client.exists(f"{keys.JOB}x")
+    assert await client.zcard(keys.lane()) == 0
 
 
 async def test_a_job_of_ours_that_a_stock_worker_runs_is_left_alone(store: Store, client: Client) -> None:

@@ -153,11 +153,11 @@ async def test_a_job_whose_end_went_wrong_runs_again_and_its_slot_is_free(faulty
 
 
 async def test_a_worker_whose_claim_is_refused_claims_again(faulty: Faulty, client: Client, start: Start) -> None:
-    await client.set(keys.lane("default", "high"), "not what it should be")
+    await client.set(keys.lane(priority="high"), "not what it should be")
     async with start(faulty, at_once):
         await faulty.submit(a_job("j"))
         await faulty.until_refused("claim")
-        await client.delete(keys.lane("default", "high"))
+        await client.delete(keys.lane(priority="high"))
         await until_types(faulty, "j", "queued", "started", "succeeded")
 
 

@@ -129,7 +129,7 @@ async def test_when_a_waiting_job_is_cancelled_the_next_moves_up(queue: Queue, t
     async with queue.web("ann") as ann, redis.Redis.from_url(queue.store.url, decode_responses=True) as store:
         blocker = await blocked(ann, gate)
         jobs = [await submit(ann, "process", {"text": str(n)}) for n in range(WINDOW + 4)]
-        lane = keys.lane("default", "default")
+        lane = keys.lane()
         front, back = f"{keys.FRONT}{lane}:ann", keys.BACK + lane
 
         async def waits(wanted: list[str], behind: int) -> None:
@@ -161,7 +161,7 @@ async def test_delayed_jobs_join_the_line_when_they_are_due(queue: Queue, tmp_pa
         async def due() -> bool:
             async with redis.Redis.from_url(queue.store.url) as store:
                 seconds, micros = await store.time()
-                lane = keys.lane("default", "default")
+                lane = keys.lane()
                 return int(await store.zcount(lane, 0, seconds * 1000 + micros // 1000)) == len(late)
 
         await until(due, what="the delayed jobs to be due")
@@ -196,10 +196,10 @@ async def fair(store: Store) -> AsyncIterator[Store]:
 
 
 async def test_jobs_that_ran_out_of_life_hold_no_place_in_the_line(fair: Store, client: Client) -> None:
-    await client.zadd(f"{keys.FRONT}arq:queue:ann", {"dead": 1})
+    await client.zadd(f"{keys.FRONT}{keys.lane()}:ann", {"dead": 1})
     await fair.submit(a_job("alive", owner="ann"))
-    assert await client.zrange(keys.QUEUE, 0, -1) == [b"alive"]
-    assert await client.zrange(f"{keys.FRONT}arq:queue:ann", 0, -1) == [b"alive"]
+    assert await client.zrange(keys.lane(), 0, -1) == [b"alive"]
+    assert await client.zrange(f"{keys.FRONT}{keys.lane()}:ann", 0, -1) == [b"alive"]
 
 
 async def test_the_next_that_still_lives_moves_up_past_those_that_do_not(fair: Store, client: Client) -> None:
@@ -208,7 +208,7 @@ async def test_the_next_that_still_lives_moves_up_past_those_that_do_not(fair: S
     await client.delete(f"{keys.JOB}dead", f"{keys.JOB}dead too")
     await fair.cancel("first", "ann", None)
     assert [job.id for job in await claim(fair)] == ["last"]
-    assert not await client.exists(f"{keys.JOB}dead", f"{keys.JOB}dead too", f"{keys.BACK}arq:queue")
+    assert not await client.exists(f"{keys.JOB}dead", f"{keys.JOB}dead too", f"{keys.BACK}{keys.lane()}")
 
 
 async def test_jobs_at_the_back_of_the_line_are_told_of_as_waiting(fair: Store) -> None:
@@ -227,7 +227,7 @@ async def leaves_nothing_waiting(queue: Queue) -> None:
     async with redis.Redis.from_url(queue.store.url, decode_responses=True) as store:
 
         async def idle() -> bool:
-            return not await store.keys(f"{keys.QUEUE}*")
+            return not await store.keys(f"{keys.LANE}*")
 
         await until(idle, what="the lanes to be empty")
         assert not await store.keys(f"{keys.FRONT}*")

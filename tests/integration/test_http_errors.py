@@ -35,7 +35,7 @@ async def http(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
     [
         ("GET", "/nothing", 404), ("GET", "/problems/nothing", 404), ("GET", "/docs/static/nothing.js", 404),
         ("PUT", "/jobs", 405), ("POST", "/jobs/x", 405), ("POST", "/healthz", 405), ("DELETE", "/analyses", 405),
-        ("GET", "/jobs/x/y/z", 404), ("POST", "/%2e%2e/jobs", 404),
+        ("GET", "/analyses/x/y", 404), ("POST", "/%2e%2e/jobs", 404),
     ],
 )  # fmt: skip
 async def test_what_the_framework_refuses_is_a_problem_too(

@@ -56,7 +56,7 @@ async def test_a_job_has_the_options_that_the_socket_knows_too(http: httpx.Async
     assert (snapshot["status"], snapshot["max_attempts"]) == ("queued", 2)
     async with redis.Redis.from_url(stack.store.url) as client:
         assert await client.hmget(f"{keys.JOB}{job}", "timeout", "retry") == [b"5000", b"1"]
-        due_ms = await client.zscore(f"{keys.QUEUE}:low", job)
+        due_ms = await client.zscore(keys.lane(priority="low"), job)
         first_ms = int(snapshot["cursor"].partition("-")[2])
     assert due_ms is not None, "it is among those of low priority"
     assert 60_000 <= due_ms - first_ms < 60_001

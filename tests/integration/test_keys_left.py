@@ -108,7 +108,7 @@ async def test_every_key_that_jobs_leave_behind_goes_away_by_itself(used: Stack,
     async with redis.Redis.from_url(used.store.url) as client:
 
         async def nothing_runs() -> bool:
-            return not await client.keys(f"{keys.QUEUE}*") and not await client.keys(f"{keys.LEASE}*")
+            return not await client.keys(f"{keys.LANE}*") and not await client.keys(f"{keys.LEASE}*")
 
         await until(nothing_runs, what="the last jobs to end")
         left = {key.decode(): await client.ttl(key) for key in await client.keys("*")}

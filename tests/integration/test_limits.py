@@ -126,7 +126,7 @@ async def test_a_plain_client_waits_where_the_queue_is_full_and_is_answered_in_t
     held = [await client.submit("hold", {"gate": str(gate)}) for _ in range(3)]
 
     async def full() -> bool:
-        return bool(await store.zcard(keys.QUEUE) == 4)
+        return bool(await store.zcard(keys.lane()) == 4)
 
     async with redis.Redis.from_url(small.store.url) as store, plain(small.api) as socket:
         for number in range(3):

@@ -163,7 +163,7 @@ async def test_jobs_submitted_while_the_connection_breaks_again_and_again_are_th
             jobs.extend(item.job for item in await asyncio.gather(*(store.submit(a_job()) for _ in range(10))))
 
     await break_often(client, submit_many(), stop)
-    assert sorted(await client.zrange(keys.QUEUE, 0, -1)) == sorted(job.encode() for job in jobs)
+    assert sorted(await client.zrange(keys.lane(), 0, -1)) == sorted(job.encode() for job in jobs)
 
 
 async def test_events_appended_while_the_connection_breaks_are_there_once(store: Store, client: Client) -> None:

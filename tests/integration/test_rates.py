@@ -183,7 +183,7 @@ async def test_an_owners_jobs_in_flight_and_a_queues_depth_are_limited(limited: 
         assert (await http.delete(f"/jobs/{jobs[0]}")).status_code == 202
         jobs[0] = await submit(http, "process", {"text": "x"}, **LATER)
 
-        lane = keys.lane("default", "default")
+        lane = keys.lane()
         while await store.zcard(lane) < DEPTH:
             await submit(fay, "process", {"text": "x"}, **LATER)
         answer = await fay.post("/jobs", json=later)

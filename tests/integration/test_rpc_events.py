@@ -132,7 +132,7 @@ async def test_a_job_that_the_store_lost_while_it_was_followed_is_a_gap_without_
     job = await client_rpc.submit("process", {"text": "x"}, delay_s=60, events=events)
     async with redis.Redis.from_url(stack.store.url) as client:
         await client.delete(f"{keys.JOB}{job}", f"{keys.LOG}{job}", f"{keys.BODY}{job}")
-        await client.zrem(keys.QUEUE, job)
+        await client.zrem(keys.lane(), job)
     await client_rpc.wait(lambda: any(f.get("method") == "job.gap" for f in client_rpc.frames), what="the gap")
     gap = client_rpc.frames[-1]["params"]
     assert (gap["job"], gap["snapshot"]) == (job, None)

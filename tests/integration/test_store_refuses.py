@@ -152,7 +152,7 @@ async def of_snapshot(store: Store, faulty: Store) -> None:
 
 async def of_jobs(store: Store, faulty: Store) -> None:
     job = await running(store)
-    found = await faulty.jobs("", status="", analysis="", limit=1000, after="", limit_bytes=10**6)
+    found, _ = await faulty.jobs("", status="", analysis="", limit=1000, after="", limit_bytes=10**6)
     assert job.id in [one.job for one in found]
 
 
@@ -188,12 +188,20 @@ async def of_analyses(store: Store, faulty: Store) -> None:
     assert await refused_once(faulty.analyses) == await store.analyses()
 
 
+async def of_adopt(store: Store, faulty: Store) -> None:
+    await store.pipeline.call("SET", keys.BODY + "j", b'{"f":"a","a":[],"k":{},"t":null,"et":1}')
+    await store.pipeline.call("ZADD", keys.QUEUE, 1, "j")
+    await refused_once(lambda: faulty.adopt("default", [keys.QUEUE], {"a": None}, 1))
+    assert await types(store, "j") == ["queued"]
+    assert [job.id for job in await claim(store)] == ["j"]
+    await store.cancel("j", "", None)
+
+
 CASES: dict[str, Callable[[Store, Store], Awaitable[None]]] = {
-    "abort": of_abort, "advertise": of_advertise, "analyses": of_analyses, "append": of_append, "attach": of_attach,
-    "cancel": of_cancel,
-    "claim": of_claim, "detach": of_detach, "expire": of_expire, "finish": of_finish, "jobs": of_jobs,
-    "positions": of_positions, "queues": of_queues, "renew": of_renew, "requeue": of_requeue,
-    "snapshot": of_snapshot, "submit": of_submit,
+    "abort": of_abort, "adopt": of_adopt, "advertise": of_advertise, "analyses": of_analyses, "append": of_append,
+    "attach": of_attach, "cancel": of_cancel, "claim": of_claim, "detach": of_detach, "expire": of_expire,
+    "finish": of_finish, "jobs": of_jobs, "positions": of_positions, "queues": of_queues, "renew": of_renew,
+    "requeue": of_requeue, "snapshot": of_snapshot, "submit": of_submit,
 }  # fmt: skip
 
 

@@ -154,7 +154,7 @@ async def test_a_refused_submit_leaves_its_key_free(store: Store) -> None:
 async def test_every_key_of_a_new_job_has_a_time_to_live_but_its_lane_and_the_bell(store: Store) -> None:
     await store.submit(a_job(key="k", fingerprint="f", owner="ann"))
     lasting = [key for key in await everything(store) if await store.pipeline.call("PTTL", key) == -1]
-    assert sorted(lasting) == [keys.QUEUE.encode(), keys.bell("default").encode()]
+    assert sorted(lasting) == [keys.bell("default").encode(), keys.lane().encode()]
 
 
 async def test_an_answer_that_is_not_known_is_taken_for_no_other(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ class Story:
     async def lose_the_lease(self) -> None:
         """As when it runs out."""
         if await self.client.delete(f"{keys.LEASE}{self.job.id}"):
-            await self.client.zadd(keys.QUEUE, {self.job.id: 1})
+            await self.client.zadd(keys.lane(), {self.job.id: 1})
 
     async def lose_the_last_attempt(self) -> None:
         if await self.status() is Status.RUNNING:
@@ -144,7 +144,7 @@ async def test_whatever_happens_in_whatever_order_a_log_is_whole_and_ends_once(
         assert ends == ([log[-1]] if before in TERMINAL else [])
         if ends:
             assert ends[0].type == before
-            assert await client.zcard(keys.QUEUE) == 0
+            assert await client.zcard(keys.lane()) == 0
         assert len({claim.token for claim in story.claims}) == len(story.claims)
 
 

@@ -7,6 +7,7 @@ SUBMIT, FAIRNESS = "tests/integration/test_submit.py", "tests/integration/test_f
 RATES, RECONNECTING = "tests/integration/test_rates.py", "tests/integration/test_reconnecting.py"
 WARNINGS, PIPELINE = "tests/integration/test_durability_warnings.py", "tests/integration/test_pipeline.py"
 AWAY, ATTACH = "tests/integration/test_store_away.py", "tests/integration/test_attach.py"
+ADOPT, INTEROP = "tests/integration/test_adopt.py", "tests/integration/test_arq_interop.py"
 
 STORE: list[Mutant] = [
     Mutant(
@@ -76,18 +77,18 @@ STORE: list[Mutant] = [
     Mutant(
         "L15",
         "the log of a job that stock arq enqueued has a time to live",
-        "shared/millstream/store/lua/claim.lua",
-        "redis.call('PEXPIRE', LOG .. id, life_ms)",
+        "shared/millstream/store/lua/adopt.lua",
+        "redis.call('PEXPIRE', LOG .. id, keep)",
         "",
-        f"{CLAIM}::test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log",
+        f"{ADOPT}::test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log",
     ),
     Mutant(
         "L15b",
         "the record of a job that stock arq enqueued has a time to live",
-        "shared/millstream/store/lua/claim.lua",
-        "redis.call('PEXPIRE', JOB .. id, life_ms)",
+        "shared/millstream/store/lua/adopt.lua",
+        "redis.call('PEXPIRE', JOB .. id, keep)",
         "",
-        f"{CLAIM}::test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log",
+        f"{ADOPT}::test_a_job_that_stock_arq_enqueued_gets_a_record_and_a_log",
     ),
     Mutant(
         "L36c",
@@ -335,7 +336,7 @@ STORE: list[Mutant] = [
         "shared/millstream/store/lua/prelude.lua",
         "result, 'PX', keep_ms)",
         "result)",
-        f"{CLAIM}::test_what_a_stock_client_is_told_of_a_cancelled_job_goes_away_by_itself",
+        f"{ADOPT}::test_what_a_stock_client_is_told_of_a_cancelled_job_goes_away_by_itself",
     ),
     Mutant(
         "L46",
@@ -376,5 +377,45 @@ STORE: list[Mutant] = [
         "LOOK_AT, PAGE = 500",
         "LOOK_AT, PAGE = 50000",
         f"{ATTACH}::test_a_page_of_an_owners_jobs_looks_at_so_many_and_the_next_goes_on_after_them",
+    ),
+    Mutant(
+        "NC03",
+        "jobs of ours are not where stock workers look",
+        "shared/millstream/store/keys.py",
+        'return f"{LANE}{queue}:{priority}"',
+        'return QUEUE if priority == "default" else LANE + priority',
+        f"{INTEROP}::test_our_jobs_are_not_where_a_stock_worker_looks",
+    ),
+    Mutant(
+        "NC04",
+        "a job is adopted under the eyes of a stock worker that is about to take it",
+        "shared/millstream/store/lua/adopt.lua",
+        "redis.call('SET', LEASE .. id, '', 'PX', 1)",
+        "",
+        f"{ADOPT}::test_a_stock_worker_that_is_about_to_take_a_job_does_not_when_it_is_adopted",
+    ),
+    Mutant(
+        "NC05",
+        "stock workers keep what is meant for them",
+        "shared/millstream/store/lua/adopt.lua",
+        "stock_workers and not attempts_of[name]",
+        "false",
+        f"{ADOPT}::test_what_is_meant_for_stock_workers_is_left_for_them_where_there_are_any",
+    ),
+    Mutant(
+        "NC06",
+        "an analysis that names its attempts wants its failures tried again, in adopted jobs too",
+        "shared/millstream/store/lua/adopt.lua",
+        "own and 1 or 0",
+        "0",
+        f"{ADOPT}::test_the_attempts_that_an_analysis_names_count_for_adopted_jobs",
+    ),
+    Mutant(
+        "NC07",
+        "maps of msgpack may have keys of any kind",
+        "worker/millstream_worker/body.py",
+        "data, strict_map_key=False)",
+        "data)",
+        f"{INTEROP}::test_what_only_msgpack_can_say_reaches_an_analysis",
     ),
 ]

@@ -296,8 +296,8 @@ WORKER: list[Mutant] = [
         "Q03",
         "A worker claims from the queue that it serves.",
         "worker/millstream_worker/engine.py",
-        "self._known, settings.queue, settings",
-        'self._known, "default", settings',
+        "self._known, settings.queue)",
+        'self._known, "default")',
         QUEUES + "test_jobs_run_on_the_workers_of_their_analysis_queue_are_counted_there_and_expire_there",
     ),
     Mutant(

@@ -116,7 +116,7 @@ async def test_each_accepted_job_ends_once_whatever_happens(processes: Processes
     print(f"{chaos.done.total()} faults: {dict(chaos.done)}")
     async with stack.client() as store:
         assert len(await store.keys(keys.JOB + "*")) == len(heard) == JOBS
-        assert await store.zcard(keys.QUEUE) == 0
+        assert await store.zcard(keys.lane()) == 0
     attempts = Counter[int]()
     for job, events in heard.items():
         end = check_whole(events, after=1)

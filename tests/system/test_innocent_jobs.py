@@ -74,4 +74,4 @@ async def test_ten_thousand_jobs_end_right_beside_those_that_do_what_they_must_n
         assert worker.running.returncode is None, "it was not started again"
         assert "draining" not in worker.log.read_text()
     async with stack.client() as store:
-        assert await store.zcard(keys.QUEUE) == 0
+        assert await store.zcard(keys.lane()) == 0

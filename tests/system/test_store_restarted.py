@@ -137,7 +137,7 @@ async def test_everything_lost_is_told_to_those_who_wait_and_work_goes_on(proces
         async with stack.client() as store:
 
             async def all_queued() -> bool:
-                return int(await store.zcard(keys.QUEUE)) == 6
+                return int(await store.zcard(keys.lane())) == 6
 
             await until(all_queued, what="all of them to be queued")
             await store.flushall()

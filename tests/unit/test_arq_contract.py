@@ -116,7 +116,9 @@ def test_a_body_that_arq_writes_is_read() -> None:
 
 def test_a_result_that_we_write_is_read_by_arq() -> None:
     body = Body("f", [1], {"k": 2}, 123_000, packed=False)
-    written = arq_result(body, id="j", attempt=2, success=True, value={"v": 1}, started_ms=124_000, ended_ms=125_000)
+    written = arq_result(
+        body, id="j", queue="arq:queue", attempt=2, success=True, value={"v": 1}, started_ms=124_000, ended_ms=125_000
+    )
     result = jobs.deserialize_result(written, deserializer=json.loads)
     assert (result.function, list(result.args), result.kwargs, result.job_try) == ("f", [1], {"k": 2}, 2)
     assert (result.success, result.result, result.job_id, result.queue_name) == (True, {"v": 1}, "j", "arq:queue")

@@ -27,14 +27,15 @@ def test_the_keys_that_are_arqs_are_where_arq_looks_for_them() -> None:
     assert constants.retry_key_prefix == keys.RETRY
     assert constants.result_key_prefix == keys.RESULT
     assert constants.default_queue_name == keys.QUEUE
-    assert keys.lane("default", "default") == constants.default_queue_name
+    assert keys.arq_queue("default") == constants.default_queue_name
+    assert constants.abort_jobs_ss == keys.ABORT
 
 
 def test_each_queue_and_priority_has_a_lane_of_its_own() -> None:
-    queues = ["default", "gpu", "a", "b"]
+    queues = ["default", "gpu", "a", "a:high", "high", "low"]
     lanes = [keys.lane(queue, priority) for queue, priority in product(queues, PRIORITIES)]
     assert len(set(lanes)) == len(queues) * len(PRIORITIES)
-    assert all(lane.startswith("arq:queue") for lane in lanes)
+    assert not any(lane.startswith("arq:") for lane in lanes), "stock workers delete what they do not know"
 
 
 def test_the_most_urgent_priority_comes_first() -> None:

@@ -9,7 +9,7 @@ from millstream.store.scripts import Script, load_scripts
 from millstream.store.store import Claimed, LeaseLost, LogFull, UnexpectedReply, _check_fence
 
 SCRIPTS = load_scripts()
-JOB = Claimed("j", "1-2", 1, 1, False, 0.0, "a", b"{}", False)
+JOB = Claimed("j", "1-2", 1, 1, False, 0.0, "a", b"{}", "")
 
 
 def body(script: Script) -> str:

@@ -19,7 +19,7 @@ from millstream.confined_fs import ServedDirectory
 from millstream.protocol.errors import StoreUnavailable
 from millstream.protocol.events import succeeded
 from millstream.store.store import Claimed, LeaseLost, Store
-from millstream_worker.body import BadBody, Body, arq_result, read_body
+from millstream_worker.body import BadBody, Body, NotWritable, arq_result, read_body
 from millstream_worker.context import AttemptContext
 from millstream_worker.event_writer import EventWriter
 from millstream_worker.executor import Executor
@@ -153,8 +153,13 @@ class Attempt:
         outcome = self._judge(outcome)
         if isinstance(outcome, Succeeded):
             data = succeeded(outcome.result, time.monotonic() - self._began)
-            await self._finish("succeeded", data, self._arq_result(True, outcome.result))
-            return "succeeded"
+            try:
+                told = self._arq_result(True, outcome.result)
+            except NotWritable as error:
+                outcome = Failure("analysis_error", str(error))
+            else:
+                await self._finish("succeeded", data, told)
+                return "succeeded"
         if outcome.traceback:
             log.info("analysis failed", job=self._job.id, attempt=self._job.attempt, exception=outcome.traceback)
         if self._is_tried_again(outcome):
@@ -184,9 +189,7 @@ class Attempt:
         job = self._job
         if failure.retry == "never" or job.attempt >= job.max_attempts:
             return False
-        # Of a job that stock arq enqueued, only the analysis can say whether to try again.
-        adopted = job.adopted and self._analysis is not None and self._analysis.max_attempts is not None
-        return failure.retry == "requested" or job.retry or adopted
+        return failure.retry == "requested" or job.retry
 
     def _backoff_s(self) -> float:
         """Exponential backoff with full jitter."""
@@ -208,8 +211,8 @@ class Attempt:
         now = time.time_ns() // 1_000_000
         began = now - round((time.monotonic() - self._began) * 1000)
         return arq_result(
-            self._body, id=self._job.id, attempt=self._job.attempt, success=success, value=from_json(value),
-            started_ms=began, ended_ms=now,
+            self._body, id=self._job.id, queue=self._job.adopted, attempt=self._job.attempt, success=success,
+            value=from_json(value), started_ms=began, ended_ms=now,
         )  # fmt: skip
 
 

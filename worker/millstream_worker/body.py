@@ -10,11 +10,13 @@ from typing import Any
 import msgpack
 from pydantic_core import from_json, to_json
 
-from millstream.store.keys import QUEUE
-
 
 class BadBody(Exception):
     """The body is not one that can be read; the message is for the client."""
+
+
+class NotWritable(Exception):
+    """A result cannot be written in the codec of its job's body; the message is for the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ def read_body(data: bytes) -> Body:
     """Raises BadBody."""
     packed = not data.startswith(b"{")
     try:
-        d = msgpack.unpackb(data) if packed else from_json(data)
+        d = msgpack.unpackb(data, strict_map_key=False) if packed else from_json(data)
         body = Body(d["f"], list(d["a"]), dict(d["k"]), int(d["et"]), packed)
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         raise BadBody(
@@ -43,14 +45,24 @@ def read_body(data: bytes) -> Body:
 
 
 def arq_result(
-    body: Body, *, id: str, attempt: int, success: bool, value: Any, started_ms: int, ended_ms: int
+    body: Body, *, id: str, queue: str, attempt: int, success: bool, value: Any, started_ms: int, ended_ms: int
 ) -> bytes:
-    """The result of a job as arq keeps it (arq 0.28, jobs.serialize_result), in the codec of its body."""
+    """The result of a job as arq keeps it (arq 0.28, jobs.serialize_result), in the codec of its body; `queue` is the
+    stock arq queue that the job comes from. Raises NotWritable.
+    """
     result = {
         "t": attempt, "f": body.function, "a": body.args, "k": body.kwargs, "et": body.enqueued_ms, "s": success,
-        "r": value, "st": started_ms, "ft": ended_ms, "q": QUEUE, "id": id,
+        "r": value, "st": started_ms, "ft": ended_ms, "q": queue, "id": id,
     }  # fmt: skip
-    if not body.packed:
-        return to_json(result, inf_nan_mode="null")
-    packed: bytes = msgpack.packb(from_json(to_json(result, inf_nan_mode="null")))
-    return packed
+    reason: Exception | None = None
+    for told in (result, result | {"a": [], "k": {}}):  # parameters that could be read cannot always be written
+        try:
+            return _written(told, body.packed)
+        except (ValueError, TypeError, OverflowError) as error:
+            reason = error
+    raise NotWritable(f"The result cannot be written as {'msgpack' if body.packed else 'JSON'}: {reason}.")
+
+
+def _written(result: dict[str, Any], packed: bool) -> bytes:
+    written: bytes = msgpack.packb(result) if packed else to_json(result, inf_nan_mode="null")
+    return written

@@ -31,7 +31,7 @@ from millstream_worker.settings import WorkerSettings
 
 log = structlog.get_logger("millstream.worker")
 
-IDLE_POLL_S = 0.5  # how often an idle worker polls: for jobs of stock arq, and for lost bells
+IDLE_POLL_S = 0.5  # how often a worker polls: for jobs of stock arq, and for lost bells
 CLAIM = 16  # jobs taken at a time, so that a burst is shared out among workers
 
 
@@ -54,6 +54,7 @@ class Engine(Worker):
         self.attempts: dict[tuple[str, str], Attempt] = {}
         self._settings = settings
         self._analyses = analyses
+        self._arq_queues = [name for name in map(str.strip, settings.arq_queues.split(",")) if name]
         self._known = "\n" + "\n".join(analyses) + "\n"
         self._store = store
         self._background = background
@@ -84,7 +85,8 @@ class Engine(Worker):
         await asyncio.gather(self._bell.open(), self._stops.open())
         self.leases.start()
         self._background.every(min(1, self._settings.stall_s / 4), "tick", self._tick)
-        # Stock arq clients leave word in a set, and ring no bell.
+        # Stock arq clients enqueue and leave word in sets, and ring no bell.
+        self._background.every(IDLE_POLL_S, "adopt from stock arq", self._adopt)
         self._background.every(IDLE_POLL_S, "abort for stock arq", self._store.abort)
         await super().main()
 
@@ -96,6 +98,12 @@ class Engine(Worker):
 
     async def _tick(self) -> None:
         self.leases.last_tick = time.monotonic()
+
+    async def _adopt(self) -> None:
+        settings = self._settings
+        queues = self._arq_queues or [keys.arq_queue(settings.queue)]
+        known = {name: analysis.max_attempts for name, analysis in self._analyses.items()}
+        await self._store.adopt(settings.queue, queues, known, settings.max_attempts)
 
     # Claiming.
 
@@ -123,9 +131,7 @@ class Engine(Worker):
             return None
         wanted = min(free, CLAIM)
         settings = self._settings
-        due_s, jobs = await self._store.claim(
-            self.name, settings.lease_s, wanted, self._known, settings.queue, settings.max_attempts
-        )
+        due_s, jobs = await self._store.claim(self.name, settings.lease_s, wanted, self._known, settings.queue)
         for job in jobs:
             await self._start(job)
         return 0 if len(jobs) == wanted else due_s

@@ -9,6 +9,11 @@ class WorkerSettings(Settings):
     lease_s: float = Field(10, ge=0.3, description="seconds after which a dead worker's jobs run elsewhere")
     max_jobs: int = Field(100, ge=1, description="jobs that one worker runs concurrently (its slots)")
     queue: str = Field("default", description="the queue that this worker serves")
+    arq_queues: str = Field(
+        "",
+        description="queues of stock arq whose jobs this worker runs too, comma-separated; not set: arq:queue, or "
+        "arq:queue:NAME for a queue NAME of its own",
+    )
     analyses: str = Field(
         "",
         description="modules or files (./x.py) with analyses, beside the installed ones; comma-separated",

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import BeforeValidator
 from pydantic_core import from_json, to_json
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -28,6 +29,22 @@ from millstream_api.negotiation import most_wanted
 from millstream_api.problems import problems
 from millstream_api.wire.backpressure import wait_for_disconnect
 
+
+class JobId(Convertor[str]):
+    """A job's id in a path. That of a stock arq client may hold slashes; what ends in one, or as the paths below a job
+    do, is none.
+    """
+
+    regex = r"(?:[^/]+|[\s\S]*[^/](?<!/events)(?<!/result))"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("job_id", JobId())
 router = APIRouter(tags=["jobs"])
 
 
@@ -196,27 +213,8 @@ async def jobs(
     return _json(b"[%b]" % b",".join(snapshot.as_json() for snapshot in found), 200, headers)
 
 
-@router.get("/jobs/{job}", response_model=Snapshot, responses=problems(*GENERAL, "job_not_found", "invalid_params"))
-async def job(who: Who, commands: Do, job: JobPath) -> Response:
-    """The current state of a job."""
-    return _json((await commands.get(who, job)).as_json())
-
-
-@router.delete(
-    "/jobs/{job}",
-    status_code=202,
-    response_model=Snapshot,
-    responses=problems(*GENERAL, "job_not_found", "invalid_params"),
-)
-async def cancel(
-    who: Who, commands: Do, job: JobPath, reason: Annotated[str | None, Query(max_length=1000)] = None
-) -> Response:
-    """Cancel a job, queued or running. Cancelling one that has ended is no error."""
-    return _json((await commands.cancel(who, Cancel(job=job, reason=reason))).as_json(), 202)
-
-
 @router.get(
-    "/jobs/{job}/events",
+    "/jobs/{job:job_id}/events",
     response_class=Response,
     responses={
         200: {"content": STREAM_CONTENT, "description": "the events, old ones first, live ones after"},
@@ -246,7 +244,7 @@ async def events(
 
 
 @router.get(
-    "/jobs/{job}/result",
+    "/jobs/{job:job_id}/result",
     responses={
         200: {"content": {"application/json": {"schema": {}}}, "description": "the bare result"},
         **problems(*GENERAL, "job_not_found", "invalid_params", "result_not_ready", *JOB_FAILURES),
@@ -265,6 +263,27 @@ async def result(who: Who, commands: Do, job: JobPath) -> Response:
     error = from_json(snapshot.error) or {"code": status, "message": f"The job was {status}; its last event says why."}
     code = error["code"] if error["code"] in (*JOB_FAILURES, "invalid_params") else "analysis_error"
     raise Problem(code, error["message"], error.get("errors", []))
+
+
+@router.get(
+    "/jobs/{job:job_id}", response_model=Snapshot, responses=problems(*GENERAL, "job_not_found", "invalid_params")
+)
+async def job(who: Who, commands: Do, job: JobPath) -> Response:
+    """The current state of a job."""
+    return _json((await commands.get(who, job)).as_json())
+
+
+@router.delete(
+    "/jobs/{job:job_id}",
+    status_code=202,
+    response_model=Snapshot,
+    responses=problems(*GENERAL, "job_not_found", "invalid_params"),
+)
+async def cancel(
+    who: Who, commands: Do, job: JobPath, reason: Annotated[str | None, Query(max_length=1000)] = None
+) -> Response:
+    """Cancel a job, queued or running. Cancelling one that has ended is no error."""
+    return _json((await commands.cancel(who, Cancel(job=job, reason=reason))).as_json(), 202)
 
 
 @router.get("/analyses", response_model=list[AnalysisInfo], responses=problems(*GENERAL))

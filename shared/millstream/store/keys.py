@@ -16,7 +16,9 @@
 | `ms:probe` | what `/readyz` would push to, to see whether the store takes writes | never there |
 | `ms:analyses` | what workers have advertised (hash) | overall time to live, since the last worker said so |
 | `ms:known` | names of advertised analyses (sorted set by when each is forgotten) | as `ms:analyses` |
-| `arq:queue…` | arq's queue (sorted set): score = when due, or the end of the lease | no expiry; bounded by depth |
+| `ms:lane:<queue>:<priority>` | a lane (sorted set): by when due, or end of the lease | no expiry; bounded by depth |
+| `arq:queue…` | what stock arq clients enqueued (sorted set by when due; adopted: far off) | no expiry; arq's own |
+| `arq:queue…:health-check` | a stock worker serves this queue; only stock workers write it | arq's own |
 | `arq:job:<id>` | arq's job body | overall time to live, gone at the end |
 | `arq:in-progress:<id>` | the token that owns the job | one lease |
 | `arq:retry:<id>` | arq's count of tries; only stock workers write it | arq's own |
@@ -34,6 +36,7 @@ JOBS = "ms:jobs:"
 BUCKET = "ms:bucket:"
 FRONT = "ms:front:"
 BACK = "ms:back:"
+LANE = "ms:lane:"
 BELL = "ms:bell:"
 WORKER = "ms:worker:"
 WORKERS = "ms:workers"
@@ -55,9 +58,14 @@ QUEUE = "arq:queue"
 IN_LUA = {name: value for name, value in dict(globals()).items() if name.isupper() and isinstance(value, str)}
 
 
-def lane(queue: str, priority: str) -> str:
-    """The arq queue (sorted set) for one priority of one queue; the default of the default is arq's own `arq:queue`."""
-    return ":".join([QUEUE, *([queue] if queue != "default" else []), *([priority] if priority != "default" else [])])
+def lane(queue: str = "default", priority: str = "default") -> str:
+    """One priority of one queue. Stock arq workers do not look here: they delete the jobs that they do not know."""
+    return f"{LANE}{queue}:{priority}"
+
+
+def arq_queue(queue: str) -> str:
+    """Where stock arq clients enqueue for a queue, unless a worker is told otherwise."""
+    return QUEUE if queue == "default" else f"{QUEUE}:{queue}"
 
 
 def bell(queue: str) -> str:

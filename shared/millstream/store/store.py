@@ -6,7 +6,7 @@ same answer, and does nothing more, when it is called a second time. What cannot
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,7 @@ class Claimed:
     timeout_s: float
     analysis: str
     body: bytes
-    adopted: bool
+    adopted: str  # the queue of stock arq that it comes from; '' for all others
 
 
 class LeaseLost(Exception):
@@ -315,8 +315,17 @@ class Store:
         """End the jobs that stock arq clients want aborted."""
         await self.run("abort", patience_s=0)
 
+    async def adopt(self, queue: str, arq_queues: Sequence[str], known: Mapping[str, int | None], attempts: int) -> int:
+        """Take over what stock arq clients enqueued in `arq_queues`. `known`: the analyses that run here, each with
+        its max_attempts; `attempts`: that of all others. Returns how many jobs were taken over.
+        """
+        pairs = [part for name, own in known.items() for part in (name, own or "")]
+        lanes = [keys.lane(queue), *arq_queues]
+        adopted: int = await self.run("adopt", lanes, pairs, queue=queue, attempts=attempts, patience_s=0)
+        return adopted
+
     async def claim(
-        self, worker: str, lease_s: float, slots: int, known: str, queue: str, adopt_attempts: int
+        self, worker: str, lease_s: float, slots: int, known: str, queue: str
     ) -> tuple[float | None, list[Claimed]]:
         """Take up to `slots` due jobs; also the seconds until the next falls due (None: the queue is empty).
 
@@ -325,7 +334,7 @@ class Store:
         lanes = [keys.lane(queue, priority) for priority in PRIORITIES]
         reply = await self.run(
             "claim", lanes, worker=worker, lease_ms=_ms(lease_s), slots=slots, known=known, queue=queue,
-            adopt_attempts=adopt_attempts, patience_s=0,
+            patience_s=0,
         )  # fmt: skip
         wait, *jobs = reply
         return None if wait < 0 else wait / 1000, [_claimed(job) for job in jobs]
@@ -382,7 +391,7 @@ def _claimed(fields: list[Any]) -> Claimed:
     id, token, attempt, max_attempts, retry, timeout_ms, analysis, body, adopted = fields
     return Claimed(
         id.decode(), token.decode(), attempt, max_attempts, retry == b"1", int(timeout_ms) / 1000,
-        analysis.decode(), body, adopted == b"1",
+        analysis.decode(), body, adopted.decode().partition(" ")[2],
     )  # fmt: skip
 
 

@@ -1,28 +1,12 @@
--- claim: take up to n due jobs under a lease. The queue's score is the lease: an entry falls due again by itself when
--- its worker dies, and a stock arq worker, seeing a score in the future, leaves it alone.
+-- claim: take up to n due jobs under a lease. The score in a lane is the lease: an entry falls due again by itself when
+-- its worker dies.
 -- KEYS: lanes, most urgent first
--- ARGV: worker, lease_ms:number, slots:number, known, queue, adopt_attempts, life_ms:number, keep_ms, fair_window:number
--- `known`: analyses as '\nname\nname\n'; `queue`: that of the lanes; `adopt_attempts`: max_attempts of adopted jobs.
+-- ARGV: worker, lease_ms:number, slots:number, known, queue, keep_ms, fair_window:number
+-- `known`: analyses as '\nname\nname\n'; `queue`: that of the lanes.
 -- → {ms until the next entry of these lanes falls due (-1: not known), job, …}, a job being
 --   {id, token, attempt, max_attempts, retry, timeout_ms, analysis, body, adopted}
 local TO_CLAIM = with(TO_CLOSE, 'analysis', 'max_attempts', 'retry', 'timeout', 'started')
 local SCAN = 200   -- entries of one lane to look past for one that can be run
-
--- A job that a stock arq client enqueued gets a record and a log here. Its analysis is in its body, as JSON or msgpack.
-local function adopt(id, lane, body)
-  local packed = string.sub(body, 1, 1) ~= '{'
-  local ok, content = pcall(packed and cmsgpack.unpack or cjson.decode, body)
-  local analysis = ok and type(content) == 'table' and type(content.f) == 'string' and content.f or ''
-  local job = { id = id, status = 'queued', analysis = analysis, attempt = 0, max_attempts = adopt_attempts,
-    retry = '0', timeout = '0', adopted = '1', lane = lane, owner = '' }
-  write(job, 0, 'queued', '{"analysis":' .. cjson.encode(analysis) .. ',"queue":' .. cjson.encode(queue) .. '}')
-  redis.call('HSET', JOB .. id, 'analysis', analysis, 'status', 'queued', 'attempt', 0, 'max_attempts', adopt_attempts,
-    'retry', 0, 'timeout', 0, 'owner', '', 'queue', queue, 'lane', lane, 'created', now, 'life', life_ms, 'adopted', 1,
-    'seq', 1, 'at', now)
-  redis.call('PEXPIRE', JOB .. id, life_ms)
-  redis.call('PEXPIRE', LOG .. id, life_ms)
-  return job
-end
 
 -- Delayed jobs that are due join the line, all that are met before any is taken: one by one they would find the front
 -- empty each time, and a flood of them would stand before everybody.
@@ -50,14 +34,8 @@ local moved_up = false
 local function take(id, lane)
   local body = redis.call('GET', BODY .. id)
   local job = read(id, TO_CLAIM)
-  if not job then
-    if not body then redis.call('ZREM', lane, id) return nil end
-    if redis.call('EXISTS', LEASE .. id) == 1 then return true end   -- a stock worker runs it
-    job = adopt(id, lane, body)
-    if redis.call('ZREM', ABORT, id) == 1 then return cancel(job, ABORTED, keep_ms) end
-  end
+  if not job or TERMINAL[job.status] then redis.call('ZREM', lane, id) return nil end
   local limit = tonumber(job.max_attempts)
-  if TERMINAL[job.status] then redis.call('ZREM', lane, id) return nil end
   if not body then return close(job, 'failed', EXPIRED, keep_ms) end
   if job.analysis ~= '' and not string.find(known, '\n' .. job.analysis .. '\n', 1, true) then
     if job.turn == 'front' then   -- it waits for another worker, and must not hold up its owner's other jobs
@@ -75,7 +53,7 @@ local function take(id, lane)
   end
   -- The time keeps tokens apart when the store has come back with older data, in which the count is lower.
   local token = string.match(job.token or '0', '^%d+') + 1 .. '-' .. now
-  if not redis.call('SET', LEASE .. id, token, 'NX', 'PX', lease_ms) then return true end   -- a stock worker runs it
+  if not redis.call('SET', LEASE .. id, token, 'NX', 'PX', lease_ms) then return true end   -- a stock worker has it
   if lost then
     write(job, job.attempt, 'retrying', '{"error":{"code":"worker_lost","message":"The worker stopped answering."},'
       .. '"delay_s":0,"attempt":' .. job.attempt .. '}')
@@ -86,7 +64,7 @@ local function take(id, lane)
   write(job, attempt, 'started', '{"attempt":' .. attempt .. ',"worker":' .. cjson.encode(worker) .. '}')
   redis.call('HSET', JOB .. id, 'status', 'running', 'attempt', attempt, 'worker', worker, 'appended', 0, 'token', token,
     'started', job.started or now, 'seq', job.seq, 'at', now, unpack(job.turn and { 'turn', '' } or {}))
-  return { id, token, attempt, limit, job.retry, job.timeout, job.analysis, body, job.adopted or '0' }
+  return { id, token, attempt, limit, job.retry, job.timeout, job.analysis, body, job.adopted or '' }
 end
 
 local taken = {}

@@ -123,19 +123,25 @@ local function leave_line(job)
 end
 
 -- A stock arq client polls for a result: how its job ended, in words, in the codec of its body. Where a worker of ours
--- writes the end, it brings the result with it (worker/millstream_worker/body.py): Lua would not keep every value of one. nil when the body is neither JSON nor msgpack. It must not raise: half an end
--- would be written.
+-- writes the end, it brings the result with it (worker/millstream_worker/body.py): Lua would not keep every value of one.
+-- nil when the codec is pickle. It must not raise: half an end would be written.
 local function arq_result(job, data)
-  local body = redis.call('GET', BODY .. job.id)
-  local ok, result = pcall(function()
-    local packed = string.sub(body, 1, 1) ~= '{'
-    local ending, result = cjson.decode(data), (packed and cmsgpack.unpack or cjson.decode)(body)
+  local name, arq_queue = string.match(job.adopted, '^(%S+) (.*)$')
+  local codec = ({ json = cjson, msgpack = { decode = cmsgpack.unpack, encode = cmsgpack.pack } })[name]
+  if not codec then return nil end
+  local readable, result = pcall(codec.decode, redis.call('GET', BODY .. job.id) or '')
+  if not readable or type(result) ~= 'table' then   -- it ran out of life, or holds what Lua has no type for
+    local r = redis.call('HMGET', JOB .. job.id, 'analysis', 'created')
+    result = { f = r[1], a = {}, k = {}, et = tonumber(r[2]) }
+  end
+  local ok, written = pcall(function()
+    local ending = cjson.decode(data)
     local reason = type(ending.reason) == 'string' and ': ' .. ending.reason or '.'
     result.r = ending.error and ending.error.message or 'The job was cancelled' .. reason
-    result.s, result.t, result.st, result.ft, result.q, result.id = false, job.attempt + 0, now, now, QUEUE, job.id
-    return result.f and (packed and cmsgpack.pack or cjson.encode)(result)
+    result.s, result.t, result.st, result.ft, result.q, result.id = false, job.attempt + 0, now, now, arq_queue, job.id
+    return codec.encode(result)
   end)
-  return ok and result
+  return ok and written
 end
 
 -- The end of a job, whichever it is: its last event, the log closed, the queue and keys cleared, times to live set.
@@ -149,6 +155,7 @@ local function close(job, status, data, keep_ms, settled, result)
   if result and result ~= '' then redis.call('SET', RESULT .. job.id, result, 'PX', keep_ms) end
   redis.call('HSET', JOB .. job.id, 'status', status, 'finished', now, 'seq', job.seq, 'at', now, 'settled', settled or '')
   redis.call('ZREM', job.lane, job.id)
+  if job.adopted then redis.call('ZREM', string.match(job.adopted, ' (.*)$') or QUEUE, job.id) end
   if job.turn then leave_line(job) end
   redis.call('DEL', BODY .. job.id, LEASE .. job.id, RETRY .. job.id)
   redis.call('ZREM', INFLIGHT .. job.owner, job.id)
