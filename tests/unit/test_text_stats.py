@@ -263,15 +263,41 @@ async def test_every_block_makes_one_chunk_and_one_progress(text: str, block_cha
     assert ctx.progressed == [(end, len(text)) for end in ends]
     if ctx.chunks:
         last = ctx.chunks[-1]
-        assert (last.words, last.lines, last.top_words) == (found.words, found.lines, found.top_words)
+        assert (last.words, last.lines) == (found.words, found.lines)
+        assert together(ctx.chunks, 5) == found.top_words
+
+
+def together(chunks: list[Partial], top: int) -> list[WordCount]:
+    """The table of top words, as a client keeps it from chunk to chunk."""
+    counts = {found.word: found.count for chunk in chunks for found in chunk.top_words}
+    return [WordCount(*pair) for pair in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:top]]
 
 
 async def test_a_chunk_has_the_figures_of_the_text_so_far() -> None:
     ctx = Recorder()
     await stats(ctx, ENGLISH)
-    for chunk in ctx.chunks:
+    for number, chunk in enumerate(ctx.chunks, 1):
         so_far = at_once(ENGLISH[: chunk.characters])
-        assert (chunk.words, chunk.lines, chunk.top_words) == (so_far.words, so_far.lines, so_far.top_words)
+        assert (chunk.words, chunk.lines) == (so_far.words, so_far.lines)
+        assert together(ctx.chunks[:number], 10) == so_far.top_words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"{number:x}" * 40 + " " for number in range(100)) + "x " * 100_000,  # long words first
+        " ".join(map(str, range(60_000))),
+        ENGLISH,
+    ],
+    ids=["long words", "words that occur once", "english"],
+)
+async def test_the_chunks_of_a_text_repeat_no_table(text: str) -> None:
+    ctx = Recorder()
+    await stats(ctx, text, 100, 100)
+    told = sum(len(found.word) for chunk in ctx.chunks for found in chunk.top_words)
+    assert len(ctx.chunks) > 1000
+    assert told <= len(text)
+    assert together(ctx.chunks, 100) == at_once(text, top=100).top_words
 
 
 async def test_other_jobs_run_between_the_blocks() -> None:

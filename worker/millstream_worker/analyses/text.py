@@ -7,6 +7,7 @@ goes on from one block into the next. The figures are therefore the same for eve
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from itertools import pairwise
@@ -50,7 +51,11 @@ class WordCount:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """A chunk: the figures of the text up to the end of the block with this number, from 1."""
+    """A chunk: the figures of the text up to the end of the block with this number, from 1.
+
+    `top_words` has those of the leading words that stand in this block: the counts of the others are as they were. So
+    the chunks together are no larger than the text, however long its words and however short its blocks.
+    """
 
     block: int
     of: int
@@ -118,6 +123,7 @@ class Tally:
     in_sentence: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     leaders: list[str] = field(default_factory=list)
+    in_block: Collection[str] = ()
 
     def add(self, block: str) -> None:
         self.characters += len(block)
@@ -145,10 +151,15 @@ class Tally:
         self.counts.update(folded)
         # A word in neither set had `top` words before it, and has them still: no need to look at all words.
         contenders = {*self.leaders, *folded}
+        self.in_block = folded.keys()
         self.leaders = nsmallest(self.top, contenders, key=lambda word: (-self.counts[word], word))
 
     def top_words(self) -> list[WordCount]:
         return [WordCount(word, self.counts[word]) for word in self.leaders]
+
+    def changed_top_words(self) -> list[WordCount]:
+        """Those that the last block has."""
+        return [found for found in self.top_words() if found.word in self.in_block]
 
     def stats(self) -> TextStats:
         readable = (self.words, self.sentences, self.syllables)
@@ -174,7 +185,8 @@ async def stats(
 ) -> TextStats:
     """Count characters, words, lines, sentences and the most frequent words; say how easy the text reads.
 
-    After each block comes a chunk with the figures so far. Progress is in characters (Unicode code points).
+    After each block comes a chunk with the figures so far; of the most frequent words it has those in
+    the block, whose counts have changed. Progress is in characters (Unicode code points).
 
     A word is a run of letters and digits, with apostrophes and full stops between them (don't, 3.14), in any
     case; each Han or hiragana character is a word. A sentence has words, and ends with . ! ? before space,
@@ -187,7 +199,7 @@ async def stats(
     tally, points = Tally(top), cuts(text, block_chars)
     for number, (start, end) in enumerate(pairwise(points), start=1):
         tally.add(text[start:end])
-        so_far = (tally.characters, tally.words, tally.lines, tally.top_words())
+        so_far = (tally.characters, tally.words, tally.lines, tally.changed_top_words())
         await ctx.emit(Partial(number, len(points) - 1, *so_far))
         await ctx.progress(end, len(text))
         await asyncio.sleep(0)  # let other jobs run
