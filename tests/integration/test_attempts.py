@@ -13,6 +13,7 @@ from millstream.store.limits import Limits
 from millstream.store.store import Claimed, LeaseLost, LogFull, Store
 from tests.integration.conftest import Client
 from tests.integration.jobs import (
+    LONG_S,
     SHORT_S,
     a_job,
     claim,
@@ -26,7 +27,7 @@ from tests.integration.jobs import (
     snapshot,
     types,
 )  # fmt: skip
-from tests.processes import Process
+from tests.processes import Process, until
 
 Write = Callable[[Store, Claimed], Awaitable[None]]
 
@@ -197,6 +198,39 @@ async def test_a_log_takes_so_many_events_and_then_nothing_of_a_call(store: Stor
         await small.append(job, 3, [("chunk", b"3")])
     await small.finish(job, "failed", b'{"error":{"code":"result_too_large","message":"full"}}')
     assert (await snapshot(store, job.id)).status == "failed"
+    await small.close()
+
+
+@pytest.mark.parametrize("ends", ["failed", "cancelled", "lost", "succeeded"])
+async def test_a_log_that_overran_goes_with_the_end_of_its_job(store: Store, client: Client, ends: str) -> None:
+    small = await limited(store, log_bytes=100_000)
+    job = await running(store, lease_s=SHORT_S if ends == "lost" else LONG_S)
+    await small.append(job, 1, [("chunk", b'"%b"' % (b"x" * 90_000))])
+    before = (await events(store, job.id))[1].cursor
+    with pytest.raises(LogFull):
+        await small.append(job, 2, [("chunk", b'"%b"' % (b"x" * 20_000))])
+    match ends:
+        case "cancelled":
+            await store.cancel(job.id, "", None)
+        case "lost":
+            await lease_runs_out(store, job.id)
+
+            async def ended() -> bool:
+                await claim(store)
+                return (await snapshot(store, job.id)).terminal
+
+            await until(ended, what="its end")
+        case _:
+            await store.finish(job, ends, b'{"result":1,"error":{"code":"result_too_large","message":"full"}}')
+    seqs = [event.seq for event in await events(store, job.id)]
+    assert seqs == ([1, 2, 3, 4] if ends == "succeeded" else [4])
+    found = await snapshot(store, job.id)
+    assert (found.cursor.startswith("4-"), found.terminal) == (True, True)
+    assert found.error != b"null" or ends in ("cancelled", "succeeded")
+    page = await store.attach(job.id, before)
+    assert page is not None
+    assert page.gap is (ends != "succeeded")
+    assert 0 < await client.pttl(f"{keys.LOG}{job.id}") <= 3_600_000
     await small.close()
 
 

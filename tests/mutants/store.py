@@ -99,6 +99,14 @@ STORE: list[Mutant] = [
         f"{SUBMIT}::test_lists_and_counters_live_as_long_as_what_they_hold",
     ),
     Mutant(
+        "NC08",
+        "a log that overran goes with the end of its job",
+        "shared/millstream/store/lua/append.lua",
+        "redis.call('HSET', JOB .. id, 'full', 1)",
+        "",
+        f"{ATTEMPTS}::test_a_log_that_overran_goes_with_the_end_of_its_job",
+    ),
+    Mutant(
         "NC02",
         "the list of an owner's jobs lives as long as what ended is kept",
         "shared/millstream/store/lua/prelude.lua",

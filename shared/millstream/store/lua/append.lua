@@ -10,7 +10,10 @@ local appended, bytes, progress = tonumber(job.appended), tonumber(job.bytes or 
 if number > appended + 1 then return 'lost' end
 local first = math.max(events, events + 2 * (appended + 1 - number))   -- what was written before is passed over
 for i = first + 1, #ARGV, 2 do bytes = bytes + #ARGV[i] end
-if job.seq + (#ARGV - first + 1) / 2 > log_events or bytes > log_bytes then return 'full' end
+if job.seq + (#ARGV - first + 1) / 2 > log_events or bytes > log_bytes then
+  redis.call('HSET', JOB .. id, 'full', 1)
+  return 'full'
+end
 for i = first, #ARGV, 2 do
   write(job, job.attempt, ARGV[i], ARGV[i + 1])
   if ARGV[i] == 'progress' then progress = ARGV[i + 1] end

@@ -144,12 +144,13 @@ local function arq_result(job, data)
   return ok and written
 end
 
--- The end of a job, whichever it is: its last event, the log closed, the queue and keys cleared, times to live set.
+-- The end of a job, whichever it is: its last event (of a log that overran only this is left), the log closed, the queue and keys cleared, times to live set.
 -- Needs TO_CLOSE of the record. `settled`: the token of the attempt that ends it; it brings the result for stock arq
 -- clients with it ('' where none asks).
 local TO_CLOSE = { 'status', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn', 'back', 'adopted',
-  'worker', 'token' }
+  'worker', 'token', 'full' }
 local function close(job, status, data, keep_ms, settled, result)
+  if job.full and status ~= 'succeeded' then redis.call('UNLINK', LOG .. job.id) end
   write(job, job.attempt, status, data)
   if not settled then result = job.adopted and arq_result(job, data) end
   if result and result ~= '' then redis.call('SET', RESULT .. job.id, result, 'PX', keep_ms) end
