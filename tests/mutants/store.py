@@ -8,6 +8,7 @@ RATES, RECONNECTING = "tests/integration/test_rates.py", "tests/integration/test
 WARNINGS, PIPELINE = "tests/integration/test_durability_warnings.py", "tests/integration/test_pipeline.py"
 AWAY, ATTACH = "tests/integration/test_store_away.py", "tests/integration/test_attach.py"
 ADOPT, INTEROP = "tests/integration/test_adopt.py", "tests/integration/test_arq_interop.py"
+BYTES = "tests/integration/test_owner_bytes.py"
 
 STORE: list[Mutant] = [
     Mutant(
@@ -425,5 +426,45 @@ STORE: list[Mutant] = [
         "data, strict_map_key=False)",
         "data)",
         f"{INTEROP}::test_what_only_msgpack_can_say_reaches_an_analysis",
+    ),
+    Mutant(
+        "NC09",
+        "what is kept of ended jobs counts in the bytes of an owner",
+        "shared/millstream/store/lua/prelude.lua",
+        "redis.call('HINCRBY', held, 'ended', left)",
+        "",
+        f"{BYTES}::test_beyond_its_bytes_an_owner_submits_no_more_until_some_are_no_longer_kept",
+    ),
+    Mutant(
+        "NC10",
+        "what is kept no longer does not count",
+        "shared/millstream/store/lua/submit.lua",
+        "local wait = forget_ended(owner)",
+        "local wait = -1",
+        f"{BYTES}::test_beyond_its_bytes_an_owner_submits_no_more_until_some_are_no_longer_kept",
+    ),
+    Mutant(
+        "NC11",
+        "jobs that have not ended may not log without end together",
+        "shared/millstream/store/lua/append.lua",
+        " or open > owner_bytes then",
+        " then",
+        f"{BYTES}::test_what_has_not_ended_may_not_log_more_either_and_others_may",
+    ),
+    Mutant(
+        "NC12",
+        "a log that is refused counts for nothing",
+        "shared/millstream/store/lua/append.lua",
+        "  count_open(job.owner, before - bytes)",
+        "",
+        f"{BYTES}::test_what_has_not_ended_may_not_log_more_either_and_others_may",
+    ),
+    Mutant(
+        "NC13",
+        "the count of an owner's bytes lives as long as its jobs",
+        "shared/millstream/store/lua/renew.lua",
+        "redis.call('PEXPIRE', BYTES .. r[3], r[2] + 3600000, 'GT')",
+        "",
+        f"{BYTES}::test_the_count_lives_as_long_as_what_it_counts_and_does_not_grow_with_time",
     ),
 ]

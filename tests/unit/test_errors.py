@@ -20,6 +20,7 @@ CONTRACT = [
     ("payload_too_large", -32013, 413),
     ("rate_limited", -32029, 429),
     ("too_many_in_flight", -32031, 429),
+    ("too_much_kept", -32035, 429),
     ("queue_full", -32030, 503),
     ("draining", -32032, 503),
     ("store_unavailable", -32033, 503),

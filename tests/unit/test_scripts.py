@@ -44,7 +44,7 @@ def test_arguments_are_bound_by_name_and_limits_are_given_by_the_store() -> None
     assert SCRIPTS["positions"].bind({}, ["a", "b"]) == ["a", "b"]
     assert "local keep_ms = ARGV[4]\n" in SCRIPTS["cancel"].text
     assert "local limit = tonumber(ARGV[7])\n" in SCRIPTS["attach"].text
-    assert "local events = 6\n" in SCRIPTS["append"].text
+    assert "local events = 7\n" in SCRIPTS["append"].text
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,13 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         "Wait for some to end, or cancel some.",
         on_submit=True,
     ),
+    "too_much_kept": ProblemType(
+        -32035, 429, "Your jobs hold too many bytes",
+        "The parameters, logs and results of this owner's jobs, ended ones included, have as many bytes as they may "
+        "(MILLSTREAM_OWNER_BYTES).",
+        "Wait as long as Retry-After says: until some are no longer kept (MILLSTREAM_KEEP_S).",
+        on_submit=True,
+    ),
     "queue_full": ProblemType(
         -32030, 503, "The queue is full",
         "As many jobs wait as may wait (MILLSTREAM_QUEUE_DEPTH).",

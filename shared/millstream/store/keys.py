@@ -7,6 +7,7 @@
 | `ms:key:<owner>:<key>` | the job that an idempotency key names | as the record |
 | `ms:inflight:<owner>` | an owner's unfinished jobs (sorted set by expiry) | overall time to live |
 | `ms:jobs:<owner>` | an owner's newest jobs (sorted set by creation) | overall time to live; bounded |
+| `ms:bytes:<owner>` | bytes that an owner's jobs hold (hash; see prelude.lua) | as its jobs |
 | `ms:bucket:<owner>` | an owner's tokens for submissions (hash) | until the bucket is full again |
 | `ms:front:<lane>:<owner>` | an owner's jobs that wait in a lane (sorted set) | overall time to live; bounded |
 | `ms:back:<lane>` | jobs that wait until one of their owner's leaves the lane (sorted set) | no expiry; bounded |
@@ -33,6 +34,7 @@ LOG = "ms:log:"
 KEY = "ms:key:"
 INFLIGHT = "ms:inflight:"
 JOBS = "ms:jobs:"
+BYTES = "ms:bytes:"
 BUCKET = "ms:bucket:"
 FRONT = "ms:front:"
 BACK = "ms:back:"

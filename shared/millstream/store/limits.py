@@ -12,6 +12,12 @@ class Limits(BaseModel):
 
     queue_depth: int = Field(100_000, ge=1, description="jobs that may wait or run in one queue and priority")
     owner_in_flight: int = Field(10_000, ge=1, description="jobs of one owner that may wait or run")
+    owner_bytes: int = Field(
+        1024**3,
+        ge=1024**2,
+        description="bytes of parameters, logs and results that one owner's jobs may hold, ended ones included; beyond "
+        "it no more are accepted, and those that have not ended may not log more together",
+    )
     owner_listed: int = Field(10_000, ge=1, description="newest jobs of one owner that GET /jobs can list")
     log_events: int = Field(1_000_000, ge=10, description="events in one job's log")
     log_bytes: int = Field(256 * 1024 * 1024, ge=1024, description="bytes of data in one job's log")

@@ -187,7 +187,8 @@ class Store:
     async def submit(self, job: NewJob) -> Submitted:
         """Accept a job: once this returns it runs, whatever happens to the caller.
 
-        Raises Problem (queue_full, too_many_in_flight, rate_limited, idempotency_conflict) and StoreUnavailable.
+        Raises Problem (queue_full, too_many_in_flight, too_much_kept, rate_limited, idempotency_conflict) and
+        StoreUnavailable.
         """
         limits = self.limits
         reply = await self.run(
@@ -214,6 +215,11 @@ class Store:
             case [b"too_many", mine, tokens]:
                 detail = f"{mine} of your jobs have not ended; the limit is {limits.owner_in_flight}."
                 raise Problem("too_many_in_flight", detail, retry_after_s=1, headers=limits.rate_headers(tokens))
+            case [b"too_much", held, wait_ms, tokens]:
+                limit = limits.owner_bytes
+                detail = f"With this one your jobs hold {held} bytes, ended ones included; the limit is {limit}."
+                wait_s = max(1, wait_ms / 1000)
+                raise Problem("too_much_kept", detail, retry_after_s=wait_s, headers=limits.rate_headers(tokens))
             case _:
                 raise UnexpectedReply(f"submit: {reply!r}")
 

@@ -33,15 +33,18 @@ local function adopt(id, arq_queue, due, body, name, codec)
   local left = redis.call('PTTL', BODY .. id)
   local life = left > 0 and left or life_ms
   local keep = math.max(life, life_ms) + 3600000
-  local job = { id = id, status = 'queued', attempt = 0, adopted = codec .. ' ' .. arq_queue, lane = lane, owner = '' }
+  local job = { id = id, status = 'queued', attempt = 0, adopted = codec .. ' ' .. arq_queue, lane = lane, owner = '',
+    size = body and #body or 0 }
   redis.call('SET', LEASE .. id, '', 'PX', 1)   -- a stock worker that is about to take it watches this key
   redis.call('DEL', LEASE .. id, LOG .. id, JOB .. id)   -- the last two: of an ended job whose id is used again
   write(job, 0, 'queued', '{"analysis":' .. cjson.encode(name) .. ',"queue":' .. cjson.encode(queue) .. '}')
   redis.call('HSET', JOB .. id, 'analysis', name, 'status', 'queued', 'attempt', 0,
     'max_attempts', own and attempts_of[name] or attempts, 'retry', own and 1 or 0, 'timeout', 0, 'owner', '', 'queue', queue,
-    'lane', lane, 'created', now, 'life', life, 'adopted', job.adopted, 'seq', 1, 'at', now)
+    'lane', lane, 'created', now, 'size', job.size, 'life', life, 'adopted', job.adopted, 'seq', 1, 'at', now)
   redis.call('PEXPIRE', JOB .. id, keep)
   redis.call('PEXPIRE', LOG .. id, keep)
+  count_open('', job.size)
+  outlive(BYTES, keep)
   list_job('', id, keep, owner_listed)
   redis.call('ZADD', lane, due, id)
   redis.call('ZADD', arq_queue, FAR + now + keep, id)

@@ -76,6 +76,40 @@ local function list_job(owner, id, keep, owner_listed)
   if redis.call('EXISTS', JOB .. oldest) == 0 then redis.call('ZREM', index, oldest) end
 end
 
+-- What an owner's jobs hold, in bytes of bodies and of data of events. In `ms:bytes:<owner>`, `open` counts those that have
+-- not ended; `ended` the others, and is the sum of fields that are named by a time (ms) after which none of its jobs is kept.
+
+local function count_open(owner, bytes)
+  return redis.call('HINCRBY', BYTES .. owner, 'open', bytes)
+end
+
+-- Takes off what is not kept any more. → ms until more is
+local function forget_ended(owner)
+  local held, wait = BYTES .. owner, -1
+  local fields = redis.call('HGETALL', held)
+  for i = 1, #fields, 2 do
+    local left = (tonumber(fields[i]) or now) - now   -- those that are no times are not looked at
+    if left < 0 then
+      redis.call('HDEL', held, fields[i])
+      redis.call('HINCRBY', held, 'ended', -fields[i + 1])
+    elseif left > 0 and (wait < 0 or left < wait) then
+      wait = left
+    end
+  end
+  return wait
+end
+
+local function count_ended(owner, open, left, keep_ms)
+  local held, step = BYTES .. owner, math.ceil(keep_ms / 16)
+  if count_open(owner, -open) < 0 then redis.call('HSET', held, 'open', 0) end   -- the count was lost meanwhile
+  redis.call('HINCRBY', held, 'ended', left)
+  local gone = string.format('%.0f', math.ceil((now + keep_ms) / step) * step)
+  if redis.call('HINCRBY', held, gone, left) == left then   -- the first that goes then
+    outlive(held, 2 * keep_ms)
+    forget_ended(owner)
+  end
+end
+
 -- Fairness between owners. Of each, only so many jobs wait in a lane (the front); the rest wait at the back, in their
 -- order, and one moves up when one of the front leaves. So an owner that floods a queue stands before the others with a
 -- few jobs only. A record's `turn` says where a waiting job is: 'front', 'back', or nothing when it does not count.
@@ -148,9 +182,15 @@ end
 -- Needs TO_CLOSE of the record. `settled`: the token of the attempt that ends it; it brings the result for stock arq
 -- clients with it ('' where none asks).
 local TO_CLOSE = { 'status', 'attempt', 'seq', 'watch', 'watch_end', 'lane', 'owner', 'key', 'turn', 'back', 'adopted',
-  'worker', 'token', 'full' }
+  'worker', 'token', 'full', 'size', 'bytes' }
 local function close(job, status, data, keep_ms, settled, result)
-  if job.full and status ~= 'succeeded' then redis.call('UNLINK', LOG .. job.id) end
+  local logged = job.bytes or 0
+  local open = (job.size or 0) + logged
+  if job.full and status ~= 'succeeded' then
+    redis.call('UNLINK', LOG .. job.id)
+    logged = 0
+  end
+  count_ended(job.owner, open, logged + #data, keep_ms)
   write(job, job.attempt, status, data)
   if not settled then result = job.adopted and arq_result(job, data) end
   if result and result ~= '' then redis.call('SET', RESULT .. job.id, result, 'PX', keep_ms) end

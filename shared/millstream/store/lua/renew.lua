@@ -20,6 +20,7 @@ for i = held, #ARGV, 2 do
     redis.call('ZADD', INFLIGHT .. r[3], 'XX', now + r[2], id)
     redis.call('PEXPIRE', INFLIGHT .. r[3], r[2], 'GT')
     redis.call('PEXPIRE', JOBS .. r[3], r[2] + 3600000, 'GT')
+    redis.call('PEXPIRE', BYTES .. r[3], r[2] + 3600000, 'GT')
   else
     lost[#lost + 1] = id
     lost[#lost + 1] = token

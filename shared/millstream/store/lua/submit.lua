@@ -1,11 +1,12 @@
 -- submit: accept a job. Admission, record, event 1, arq's job key and queue entry, the bell: all or nothing.
 -- KEYS: lane
 -- ARGV: id, body, analysis, queue, owner, max_attempts, retry, timeout_ms, delay_ms:number, node, watch, key, fingerprint,
---   queue_depth:number, owner_in_flight:number, owner_listed:number, life_ms:number, submit_rate:number,
+--   queue_depth:number, owner_in_flight:number, owner_bytes:number, owner_listed:number, life_ms:number, submit_rate:number,
 --   submit_burst:number, fair_window:number
 -- `watch`: the record's field that names `node`; `submit_rate`: jobs a second, 0: no limit; `fair_window` 0: no fairness.
 -- → {'accepted', at, tokens left or -1} | {'duplicate', id, status, at of its event 1, tokens} | {'conflict'}
---   | {'queue_full', n, tokens} | {'too_many', n, tokens} | {'rate_limited', ms until there is a token}
+--   | {'queue_full', n, tokens} | {'too_many', n, tokens} | {'too_much', bytes, ms until there is more room, tokens}
+--   | {'rate_limited', ms until there is a token}
 local lane = KEYS[1]
 
 local function first_at(job)
@@ -44,6 +45,17 @@ if mine >= owner_in_flight then
   if mine >= owner_in_flight then return { 'too_many', mine, tokens } end
 end
 
+local function held()
+  local r = redis.call('HMGET', BYTES .. owner, 'open', 'ended')
+  return (r[1] or 0) + (r[2] or 0) + #body
+end
+if held() > owner_bytes then
+  local wait = forget_ended(owner)
+  if mine == 0 then redis.call('HSET', BYTES .. owner, 'open', 0) end   -- of jobs that ran out of life without an end
+  local bytes = held()
+  if bytes > owner_bytes then return { 'too_much', bytes, wait, tokens } end
+end
+
 if submit_rate > 0 then
   tokens = tokens - 1
   redis.call('HSET', BUCKET .. owner, 'tokens', tokens, 'at', now)
@@ -56,12 +68,14 @@ write({ id = id, [watch] = node }, 0, 'queued',
   '{"analysis":' .. cjson.encode(analysis) .. ',"queue":' .. cjson.encode(queue) .. '}')
 redis.call('HSET', JOB .. id, 'analysis', analysis, 'status', 'queued', 'attempt', 0, 'max_attempts', max_attempts,
   'retry', retry, 'timeout', timeout_ms, 'owner', owner, 'queue', queue, 'lane', lane, 'created', now, 'life', life,
-  'seq', 1, 'at', now, watch, node)
+  'seq', 1, 'at', now, 'size', #body, watch, node)
 redis.call('PEXPIRE', JOB .. id, keep)
 redis.call('PEXPIRE', LOG .. id, keep)
 redis.call('SET', BODY .. id, body, 'PX', life)
 redis.call('ZADD', inflight, now + life, id)
 outlive(inflight, life)
+count_open(owner, #body)
+outlive(BYTES .. owner, keep)
 list_job(owner, id, keep, owner_listed)
 if key ~= '' then
   redis.call('HSET', JOB .. id, 'key', key)
