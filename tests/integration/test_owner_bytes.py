@@ -10,8 +10,11 @@ from millstream.protocol.errors import Problem
 from millstream.store import keys
 from millstream.store.limits import Limits
 from millstream.store.store import Claimed, LogFull, Store
-from tests.integration.conftest import Client
+from tests.integration.conftest import Client, Stack
 from tests.integration.jobs import a_job, claim, events, everything, renew, running, snapshot
+from tests.integration.rpc import plain
+from tests.integration.web import problem, web
+from tests.integration.within import within
 from tests.processes import until
 
 BIG = b'"%b"' % (b"x" * 10_000)
@@ -113,6 +116,22 @@ async def test_beyond_its_bytes_an_owner_submits_no_more_until_some_are_no_longe
 
         await until(accepted, what="room")
         assert (await held(client))[1] < 25_000
+
+
+async def test_clients_are_told_of_it_whichever_way_they_submit(stack: Stack) -> None:
+    text = "x" * 400_000
+    body = {"analysis": "process", "params": {"text": text}, "delay_s": 600}
+    async with within(stack.store, owner_bytes=1024**2) as here, web(here.api) as http, plain(here.api) as socket:
+        accepted = []
+        while (answer := await http.post("/jobs", json=body)).status_code == 202:
+            accepted.append(answer.json()["job"])
+        assert len(accepted) <= 2
+        assert "the limit is 1048576" in problem(answer, "too_much_kept")["detail"]
+        assert int(answer.headers["retry-after"]) >= 1
+        await socket.send(text)
+        assert str(await socket.recv()).startswith("Error: With this one your jobs hold ")
+        for job in accepted:
+            await http.delete(f"/jobs/{job}")
 
 
 async def test_what_has_not_ended_may_not_log_more_either_and_others_may(store: Store) -> None:

@@ -150,7 +150,8 @@ JOB_FAILURES: dict[str, ProblemType] = {
         "Look at the job's events; submit it again with a larger max_attempts.",
     ),
     "result_too_large": ProblemType(
-        0, 500, "The result is too large", "A result, an event or the whole log is over its limit.",
+        0, 500, "The result is too large",
+        "A result, an event, the log or all unfinished jobs of the owner are over a limit.",
         "The analysis should send its result in chunks, or write a file.",
     ),
     "expired": ProblemType(
