@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
-from millstream.apikeys import BadKeyFile, Keys
+from millstream.apikeys import BadKeyFile, read_keys
 from millstream.confined_fs import NoDirectory
 from millstream.settings import explain, settings_table
 from millstream.telemetry import set_up_logging
@@ -48,7 +48,8 @@ def api(
         print(OPEN_TO_ALL.format(host=host), file=sys.stderr)
         return 2
     try:
-        Keys(settings.api_keys_file)
+        if settings.api_keys_file is not None:
+            read_keys(settings.api_keys_file)
     except BadKeyFile as error:
         print(error, file=sys.stderr)
         return 2

@@ -71,7 +71,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         stores = Stores(store)
         relay = Relay(settings.redis_url, stores, silence_for(settings.store_patience_s))
         background = Background()
-        commands = Commands(settings, stores, relay, Keys(settings.api_keys_file), draining)
+        commands = Commands(settings, stores, relay, app.state.keys, draining)
         sockets = Sockets(commands)
         app.state.commands = commands
         app.state.background = background
@@ -105,6 +105,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     # No redirects to paths with or without a slash: their Location would be made of what the client sent as Host.
     app = FastAPI(title="Millstream", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.settings = settings
+    app.state.keys = Keys(settings.api_keys_file, unreadable_s=settings.api_keys_unreadable_s)
     app.state.draining = draining
     app.state.directory = directory
     app.state.traffic = Traffic()
@@ -171,7 +172,7 @@ def with_files(app: FastAPI) -> ASGIApp:
     offers it, files are sent without copying.
     """
     settings: ApiSettings = app.state.settings
-    keys, directory = Keys(settings.api_keys_file), app.state.directory
+    keys, directory = app.state.keys, app.state.directory
     uploads = Uploads(settings, directory)
     files = Files(settings, keys, directory, uploads, app.state.traffic, app.state.draining)
     resumable = Tus(settings, keys, directory, uploads)

@@ -83,6 +83,9 @@ class ApiSettings(Settings):
     api_keys_file: Path | None = Field(
         None, description="the file of API keys; not set: every client may do everything"
     )
+    api_keys_unreadable_s: float = Field(
+        60, ge=0, description="seconds that the last known keys still count when their file can no longer be read"
+    )
     insecure: bool = Field(False, description="allow listening on a public address without API keys")
     wait_s: float = Field(
         50,

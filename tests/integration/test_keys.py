@@ -7,7 +7,8 @@ import os
 import stat
 import sys
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,12 +21,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from millstream import apikeys
-from millstream.apikeys import Keys, Scope, new_key, read_keys, write_keys
-from millstream.protocol.errors import Problem
+from millstream.apikeys import Scope, new_key, read_keys, write_keys
 from millstream.store.embedded import free_port
 from tests.integration.conftest import Stack
-from tests.integration.rpc import Refused, rpc
+from tests.integration.rpc import Refused, Rpc, rpc
 from tests.integration.web import JSONL, ended, problem, submit, web
 from tests.processes import START_S, Process, Processes, until
 
@@ -256,21 +255,6 @@ async def test_the_command_makes_lists_and_revokes_keys_of_a_running_server(guar
     assert (code, id in err) == (2, True)
 
 
-def test_a_file_that_is_half_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apikeys, "RELOAD_INTERVAL_S", 0)  # it is looked at each time
-    file = tmp_path / "keys.json"
-    (ann, of_ann), (yan, of_yan) = (new_key(owner, READ, None) for owner in ("ann", "yan"))
-    write_keys(file, [of_ann])
-    keys = Keys(file)
-    file.write_bytes(file.read_bytes()[:-20])
-    for _ in range(3):
-        assert keys.authenticate(f"Bearer {ann}").owner == "ann"
-    write_keys(file, [of_yan])
-    assert keys.authenticate(f"Bearer {yan}").owner == "yan"
-    with pytest.raises(Problem):
-        keys.authenticate(f"Bearer {ann}")
-
-
 async def test_a_file_that_is_gone_lets_nobody_in(guarded: Guarded) -> None:
     whole = guarded.file.read_bytes()
     text, key = new_key("yan", READ, None)
@@ -378,3 +362,92 @@ async def test_whoever_came_with_a_key_leaves_with_it(
             assert "succeeded" not in rest, "what happened afterwards is not told"
         assert await other.call("ping") == {}
         assert (await other.end(await other.submit("process", {"text": "x"})))[-1]["type"] == "succeeded"
+
+
+@dataclass(frozen=True)
+class Leaving:
+    api: Process
+    key: str
+    kept: str
+    revoke: Callable[[], None]
+
+    def rpc(self) -> AbstractAsyncContextManager[Rpc]:
+        return rpc(self.api, additional_headers={"Authorization": f"Bearer {self.key}"})
+
+
+@pytest.fixture
+async def leaving(stack: Stack, own_processes: Processes, tmp_path: Path) -> Leaving:
+    """An API whose key file has two keys of eve's, one of which is about to be revoked."""
+    (text, key), (other, kept) = (new_key("eve", ["submit", "read", "files:read"], None) for _ in range(2))
+    file, data = tmp_path / "keys.json", tmp_path / "data"
+    write_keys(file, [key, kept])
+    settings = {"MILLSTREAM_API_KEYS_FILE": str(file), "MILLSTREAM_DATA_DIR": str(data)}
+    return Leaving(
+        await own_processes.api(stack.store, None, **settings), text, other, lambda: write_keys(file, [kept])
+    )
+
+
+async def test_a_socket_that_reads_nothing_leaves_with_its_key_too(leaving: Leaving) -> None:
+    async with leaving.rpc() as deaf, leaving.rpc() as client, web(leaving.api, leaving.kept) as http:
+        large = await submit(http, "process", {"text": "x" * 200_000})
+        await ended(http, large)
+        deaf.socket.transport.pause_reading()
+        for number in range(100):
+            await deaf.send({"jsonrpc": "2.0", "method": "job.get", "params": {"job": large}, "id": number})
+        leaving.revoke()
+        await client.wait(lambda: client.close_code is not None, what="the other socket of this key to be closed")
+        late = {"analysis": "process", "params": {"text": "late"}}
+        await deaf.send({"jsonrpc": "2.0", "method": "job.submit", "params": late, "id": "late"})
+        deaf.socket.transport.resume_reading()
+        await deaf.wait(lambda: deaf.close_code is not None, what="the socket to be closed")
+        assert deaf.close_code == 1008
+        assert [job["job"] for job in (await http.get("/jobs")).json()] == [large]
+
+
+async def test_a_followed_file_ends_with_its_key(leaving: Leaving) -> None:
+    (data := Path(leaving.api.environment["MILLSTREAM_DATA_DIR"])).mkdir(exist_ok=True)
+    (data / "app.log").write_text("one\n")
+    async with web(leaving.api, leaving.key) as http, http.stream("GET", "/files/app.log?follow=true") as answer:
+        parts = answer.aiter_bytes()
+        assert await anext(parts) == b"one\n"
+        leaving.revoke()
+        assert [part async for part in parts] == []
+
+
+async def test_who_waits_for_a_job_hears_nothing_of_it_once_the_key_is_revoked(
+    leaving: Leaving, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    body = {"analysis": "hold", "params": {"gate": str(gate)}}
+    async with web(leaving.api, leaving.key) as http, web(leaving.api, leaving.kept) as kept, leaving.rpc() as client:
+        waiting = asyncio.create_task(http.post("/jobs", json=body, headers={"Prefer": "wait=20"}))
+
+        async def running() -> bool:
+            return bool((await kept.get("/jobs", params={"status": "running"})).json())
+
+        await until(running, what="the job to run")
+        leaving.revoke()
+        await client.wait(lambda: client.close_code is not None, what="the key to be gone")
+        gate.touch()
+        problem(await waiting, "unauthorized")
+
+
+async def test_a_key_that_may_only_submit_learns_no_result(guarded: Guarded) -> None:
+    body = {"analysis": "process", "params": {"text": "a secret"}, "key": "once"}
+    async with (
+        guarded.web("ann") as ann,
+        guarded.web("writer") as writer,
+        rpc(guarded.api, additional_headers=guarded.header("writer")) as client,
+    ):
+        done = (await ann.post("/jobs", json=body, headers={"Prefer": "wait=10"})).json()
+        job = done["job"]
+        assert "a secret" in done["result"]
+        answers = [
+            (await writer.delete(f"/jobs/{job}")).json(),
+            (await writer.post("/jobs", json=body)).json(),
+            await client.call("job.cancel", job=job),
+        ]
+        for answer in answers:
+            assert (answer["job"], answer["status"]) == (job, "succeeded")
+            assert (answer["result"], answer["error"], answer["progress"]) == (None, None, None)
+        assert (await ann.delete(f"/jobs/{job}")).json()["result"] == done["result"]

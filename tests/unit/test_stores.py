@@ -79,7 +79,7 @@ def follow(relay: Relay, job: str, *, behind: bool = False) -> Follower:
 
 CALLS: dict[str, Callable[[Commands], Awaitable[Any]]] = {
     "submit": lambda commands: commands.submit(ANONYMOUS, Submit(analysis="a"), "x1"),
-    "snapshot": lambda commands: commands.snapshot("x1"),
+    "snapshot": lambda commands: commands.snapshot(ANONYMOUS, "x1"),
     "get": lambda commands: commands.get(ANONYMOUS, "x1"),
     "cancel": lambda commands: commands.cancel(ANONYMOUS, Cancel(job="x1")),
     "attach": lambda commands: commands.attach(ANONYMOUS, Attach(job="x1")),

@@ -19,7 +19,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from millstream.apikeys import Keys
+from millstream.apikeys import Keys, Principal
 from millstream.confined_fs import NotServed, Opened, ServedDirectory, without_dots
 from millstream.protocol.errors import Problem
 from millstream.protocol.events import rfc3339
@@ -128,7 +128,7 @@ class Files:
         self.traffic.open += 1
         try:
             if request.query and request.query.get("follow", [""])[0].lower() in ("true", "1"):
-                return await self._follow(name, request)
+                return await self._follow(name, request, who)
             return await self._get(name, request)
         finally:
             self.traffic.open -= 1
@@ -214,10 +214,10 @@ class Files:
             return opened._replace(found=os.fstat(opened.file))
         return opened
 
-    async def _follow(self, name: str, request: Request) -> Response | None:
+    async def _follow(self, name: str, request: Request, who: Principal) -> Response | None:
         """Like tail -f: send the file from an offset on, as soon as it is that long, and then what is appended, until
-        the client says that it has heard enough, the file is deleted, or the server drains. After `heartbeat` seconds
-        without news, where a line has ended, a blank one. Raises FileTruncated.
+        the client says that it has heard enough, its key is revoked, the file is deleted, or the server drains. After
+        `heartbeat` seconds without news, where a line has ended, a blank one. Raises FileTruncated.
         """
         offset = _number(request, "offset", 0)
         heartbeat_s = _number(request, "heartbeat", 0) or math.inf
@@ -236,7 +236,9 @@ class Files:
             await send({"type": "http.response.start", "status": 200, "headers": raw(headers)})
             at_line_end, sent_at = True, time.monotonic()
             while request.scope["method"] == "GET" and not (
-                self._draining.is_set() or (connection is not None and connection.is_closing())
+                self._draining.is_set()
+                or (connection is not None and connection.is_closing())
+                or not self._keys.is_still_valid(who)
             ):
                 seen, found = found.st_size, os.fstat(file)
                 if found.st_size < seen:

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -81,7 +81,7 @@ class Commands:
         return submitted
 
     async def _submit(self, who: Principal, request: Submit, job: str, follow: bool) -> Submitted:
-        who.require("submit")
+        self.keys.require(who, "submit")
         if self.draining.is_set():
             raise Problem(
                 "draining", "This server is restarting; connect again and repeat the request.", retry_after_s=1
@@ -111,14 +111,14 @@ class Commands:
             return await self.stores.of(job).submit(new)
 
     async def get(self, who: Principal, job: str) -> Snapshot:
-        who.require("read")
+        self.keys.require(who, "read")
         with STORE_CALL:
             return _found(job, await self.stores.of(job).snapshot(job, who.owner))
 
-    async def snapshot(self, job: str) -> Snapshot:
+    async def snapshot(self, who: Principal, job: str) -> Snapshot:
         """A job that the caller may see, because it has just submitted it."""
         with STORE_CALL:
-            return _found(job, await self.stores.of(job).snapshot(job))
+            return _shown(who, _found(job, await self.stores.of(job).snapshot(job)))
 
     async def expire(self) -> None:
         """End what waited longer than a job may live, though no worker comes for it."""
@@ -140,7 +140,7 @@ class Commands:
         """The owner's jobs, newest first, and the id to go on before ('': there are no more); fewer than `limit` when
         they are large, or rare among the owner's.
         """
-        who.require("read")
+        self.keys.require(who, "read")
         try:
             with STORE_CALL:
                 return await self.stores.only.jobs(
@@ -156,7 +156,10 @@ class Commands:
             raise Problem("invalid_params", detail, [{"pointer": "/before", "detail": "no such job"}]) from None
 
     async def cancel(self, who: Principal, request: Cancel) -> Snapshot:
-        who.require("submit")
+        self.keys.require(who, "submit")
+        return _shown(who, await self._cancel(who, request))
+
+    async def _cancel(self, who: Principal, request: Cancel) -> Snapshot:
         with STORE_CALL:
             snapshot = await self.stores.of(request.job).cancel(request.job, who.owner, request.reason)
         return _found(request.job, snapshot)
@@ -166,13 +169,13 @@ class Commands:
         if self.draining.is_set():
             return
         try:
-            await self.cancel(who, Cancel(job=job, reason="the client disconnected"))
+            await self._cancel(who, Cancel(job=job, reason="the client disconnected"))
         except Problem as problem:
             log.warning("a job could not be cancelled after its client left", job=job, error=str(problem))
 
     async def attach(self, who: Principal, request: Attach) -> Page:
         """Make this node hear of a job; the page has no events yet, but says whether the log holds the cursor."""
-        who.require("read")
+        self.keys.require(who, "read")
         after = read_cursor(request.after)
         terminal_only = request.events == "terminal"
         with STORE_CALL:
@@ -216,6 +219,11 @@ class Commands:
         with suppress(StoreUnavailable):
             for wrong in self.catalog.update(await self.stores.only.analyses()):
                 log.error("an advertised analysis cannot be used, and is left out", analysis=wrong)
+
+
+def _shown(who: Principal, snapshot: Snapshot) -> Snapshot:
+    """A job as its submitter sees it: what came of it needs the scope `read`."""
+    return snapshot if who.may("read") else replace(snapshot, progress=b"null", result=b"null", error=b"null")
 
 
 def _found(job: str, found: T | None) -> T:

@@ -162,13 +162,14 @@ async def submit(
     wait_s = min(_wait_s(", ".join(prefer or [])), commands.settings.wait_s)
     if wait_s <= 0:
         submitted = await commands.submit(who, body, commands.stores.new_job_id(body), follow=False)
-        snapshot = await commands.snapshot(submitted.job)
+        snapshot = await commands.snapshot(who, submitted.job)
         return _json(snapshot.as_json(), 202, _submitted_headers(commands, submitted))
     who.require("read")
     stream = Stream(commands)
     submitted = await stream.submit(who, body.model_copy(update={"events": "terminal"}))
     await _wait(request, stream, wait_s, stays=body.on_disconnect == "continue")
-    snapshot = await commands.snapshot(submitted.job)
+    commands.keys.require(who, "read")
+    snapshot = await commands.snapshot(who, submitted.job)
     headers = {**_submitted_headers(commands, submitted), "Preference-Applied": f"wait={math.floor(wait_s)}"}
     return _json(snapshot.as_json(), 200 if snapshot.terminal else 202, headers)
 

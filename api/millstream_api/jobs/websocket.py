@@ -76,7 +76,7 @@ class Sockets:
         gone = {who for who in {socket.who for socket in self._open} if not keys.is_still_valid(who)}
         for socket in tuple(self._open):
             if socket.who in gone:
-                socket.end(POLICY)
+                socket.cut(POLICY)
 
     async def drain(self) -> None:
         """Tell every client to reconnect, let what is owed to it go out, and close."""
@@ -148,6 +148,11 @@ class Socket:
         """Close, when what is ready to be sent has been sent."""
         self._closing = code
         self._wake()
+
+    def cut(self, code: int) -> None:
+        """Close at once, whether or not the client reads: nothing more is taken from it, or said to it."""
+        self.wire.close(code)
+        self.on_lost()
 
     # What the client says.
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -13,7 +12,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
-from millstream.apikeys import BadKeyFile, Key, Scope, new_key, read_keys, write_keys
+from millstream.apikeys import BadKeyFile, Key, Scope, change_keys, check_owner, new_key, read_keys
 from millstream.command.demo import tour
 from millstream.command.supervisor import CannotRun, Supervisor
 from millstream.settings import Settings, explain
@@ -95,8 +94,10 @@ def keys_new(
     file: KeyFile = Path("keys.json"),
 ) -> int:
     """Make a key and show it, once. Servers that read the file accept it within a second."""
-    if not re.fullmatch(r"[A-Za-z0-9._@-]{1,64}", name):
-        print("A name has 1 to 64 letters, digits, dots, dashes, underscores or @.", file=sys.stderr)
+    try:
+        check_owner(name)
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
     text, key = new_key(name, scope, timedelta(days=days) if days else None)
     return _change_keys(file, lambda known: [*known, key], f"{text}\n\nKey {key.id} of {name}; it is not shown again.")
@@ -131,7 +132,7 @@ def keys_revoke(
 
 def _change_keys(file: Path, change: Callable[[list[Key]], list[Key]], done: str) -> int:
     try:
-        write_keys(file, change(read_keys(file)))
+        change_keys(file, change)
     except (BadKeyFile, OSError) as error:
         print(error, file=sys.stderr)
         return 2
