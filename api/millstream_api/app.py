@@ -93,6 +93,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         background.every(settings.check_s, "check quiet logs", relay.check)
         background.every(RELOAD_INTERVAL_S, "close sockets of revoked keys", sockets.close_revoked)
         background.every(SWEEP_S, "end connections whose time is over", app.state.population.sweep)
+        background.every(resumable.sweep_interval_s, "sweep unfinished uploads", resumable.sweep)
         background.once("sweep broken uploads", lambda: sweep(directory))
         try:
             yield
@@ -108,6 +109,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.keys = Keys(settings.api_keys_file, unreadable_s=settings.api_keys_unreadable_s)
     app.state.draining = draining
     app.state.directory = directory
+    app.state.uploads = Uploads(settings, directory)
+    app.state.resumable = resumable = Tus(settings, app.state.keys, directory, app.state.uploads)
     app.state.traffic = Traffic()
     app.state.population = Population(
         most=connections_possible(settings.total_connections, settings.streams),
@@ -173,9 +176,7 @@ def with_files(app: FastAPI) -> ASGIApp:
     """
     settings: ApiSettings = app.state.settings
     keys, directory = app.state.keys, app.state.directory
-    uploads = Uploads(settings, directory)
-    files = Files(settings, keys, directory, uploads, app.state.traffic, app.state.draining)
-    resumable = Tus(settings, keys, directory, uploads)
+    files = Files(settings, keys, directory, app.state.uploads, app.state.traffic, app.state.draining)
 
     async def app_or_socket(scope: Scope, receive: Receive, send: Send) -> None:
         await (app.state.sockets.serve if scope["type"] == "websocket" else app)(scope, receive, send)
@@ -192,7 +193,7 @@ def with_files(app: FastAPI) -> ASGIApp:
         elif kind == "http" and (path.startswith(FILES) or path == STREAM):
             await files(scope, receive, send)
         elif kind == "http" and (path == UPLOADS or path.startswith(UPLOADS + "/")):
-            await resumable(scope, receive, send)
+            await app.state.resumable(scope, receive, send)
         elif kind == "http" and scope["query_string"].count(b"&") >= QUERY_PARAMETERS:
             detail = f"The query has more than {QUERY_PARAMETERS} parameters."
             await plain_problem(400, "Bad Request", path, detail)(scope, receive, send)

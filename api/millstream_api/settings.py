@@ -39,6 +39,14 @@ class ApiSettings(Settings):
     uploads: int = Field(256, ge=1, description="concurrent uploads; the next one is answered with 503")
     upload_threads: int = Field(8, ge=1, description="threads that write uploads to the disk")
     upload_life_s: float = Field(86_400, gt=0, description="seconds that an unfinished resumable upload is kept")
+    owner_uploads: int = Field(
+        1000, ge=1, description="unfinished resumable uploads of one owner; the next one is refused with 429"
+    )
+    owner_upload_bytes: int = Field(
+        100 * 1024**3,
+        ge=1,
+        description="bytes that the unfinished resumable uploads of one owner announce together; more get 507",
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="bytes in one frame or request body")
     json_values: int = Field(
         50_000, ge=100, description="JSON values and names of members in one frame of millstream.v1 or request body"

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
@@ -19,7 +20,10 @@ from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError, TusUploadFailed
 
 from millstream.apikeys import new_key, write_keys
+from millstream.confined_fs import NotServed, ServedDirectory
+from millstream_api.files.unfinished import UnfinishedUploads, Upload
 from tests.integration.conftest import Stack
+from tests.integration.serving import files_here
 from tests.integration.web import raw, web
 from tests.processes import Process, Processes, open_files, until
 
@@ -101,11 +105,11 @@ async def test_what_came_before_a_break_is_kept_and_the_rest_is_sent_later(
             return open_files(api, stack.data / ".uploads" / where.rpartition("/")[2]) == 1
 
         async def free() -> bool:
-            return (await http.patch(where, content=b"", headers=more(sent))).status_code == 204
+            return (await other.patch(where, content=b"", headers=more(sent))).status_code == 204
 
         await until(begun, what="the upload to be written to")
-        assert (await http.patch(where, content=b"", headers=more(0))).status_code == 423
-        assert (await other.patch(where, content=b"x", headers=more(0))).status_code == 423, "by another process too"
+        for method in ("HEAD", "PATCH"):
+            assert (await other.request(method, where, headers=more(0))).status_code == 423, "of another process"
         writer.close()
         await until(free, what="all that came to be kept")
         assert await offset(other, where) == sent
@@ -186,6 +190,9 @@ async def test_what_is_refused(api: Process, home: Path) -> None:
             (400, {"Upload-Metadata": ""}),
             (400, {"Upload-Metadata": "path ???"}),
             (400, {"Upload-Metadata": "path /w=="}),
+            (400, {"Upload-Concat": "partial"}),
+            (400, {"Upload-Concat": "final;/uploads/a /uploads/b", "Upload-Length": ""}),
+            (400, {"Upload-Defer-Length": "1"}),
             *((400, metadata(path)) for path in ("../f", "/f", ".hidden", "a//b", "a/", "a\0", "", ".uploads/x")),
         ]:
             answer = await http.post("/uploads", headers={**good, **changed})
@@ -314,8 +321,13 @@ async def test_an_upload_survives_a_kill_of_the_server_and_ends_when_its_time_is
         notes.write_text(json.dumps({**upload, "expires": upload["expires"] - 601}))  # as if so long had passed
         for method in ("HEAD", "PATCH", "DELETE"):
             assert (await http.request(method, abandoned, headers=more(0))).status_code == 404
-        await create(http, "another.bin")
-        assert not list(notes.parent.glob(f"{notes.stem}*")), "what has expired makes room"
+        await api.kill()
+        await api.start()
+
+        async def swept() -> bool:
+            return not list(notes.parent.glob(f"{notes.stem}*"))
+
+        await until(swept, what="what has expired to make room by itself")
     api.signal(signal.SIGTERM)
     await api.ended()
 
@@ -372,3 +384,126 @@ async def test_the_python_client_of_tus_uploads_stops_and_resumes(api: Process, 
         assert (await http.get(f"/files/{home.name}/talk.bin")).content == CONTENT
         assert (await http.get(f"/files/{home.name}/empty")).content == b""
         assert await offset(http, url) == len(CONTENT)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PATCH"])
+async def test_a_request_ends_an_earlier_one_whose_client_may_be_dead_and_keeps_what_came(
+    api: Process, stack: Stack, home: Path, method: str
+) -> None:
+    async with web(api) as http:
+        where = await create(http, f"{home.name}.bin")
+        async with raw(api) as (reader, writer):
+            head = "".join(f"{name}: {value}\r\n" for name, value in more(0).items())
+            writer.write(f"PATCH {where} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(CONTENT)}\r\n{head}\r\n".encode())
+            writer.write(CONTENT[:1_500_000])
+            await writer.drain()
+            file = stack.data / ".uploads" / where.rpartition("/")[2]
+
+            async def begun() -> bool:
+                return file.stat().st_size > 0
+
+            await until(begun, what="a part to be written")
+            if method == "HEAD":
+                at = await offset(http, where)
+            else:
+                answer = await http.patch(where, headers=more(0))
+                at = await offset(http, where)
+                assert answer.status_code == 409
+            assert 0 < at <= 1_500_000
+            assert b" 423 " in await reader.readline(), "the earlier one is told"
+            assert (await http.patch(where, content=CONTENT[at:], headers=more(at))).status_code == 204
+        assert (await http.get(f"/files/{home.name}.bin")).content == CONTENT
+
+
+async def killed_before_publishing(directory: Path, content: bytes, path: str, **of_part: Any) -> str:
+    """What is on the disk when a process is killed after the last byte; returns where the upload is."""
+    disk = UnfinishedUploads(ServedDirectory(directory), 600)
+    upload = Upload(os.urandom(16).hex(), path, len(content), "", int(time.time()) + 600)
+    disk.begin(upload)
+    (directory / ".uploads" / upload.id).write_bytes(content)
+    if of_part:
+        disk.mark_unchecked(upload, of_part["unchecked_from"])
+    return f"/uploads/{upload.id}"
+
+
+@pytest.mark.parametrize("ask", ["HEAD", "PATCH"])
+async def test_what_was_killed_after_its_last_byte_is_published_when_its_client_asks(tmp_path: Path, ask: str) -> None:
+    async with files_here(tmp_path) as http:
+        where = await killed_before_publishing(tmp_path, b"hello", "deep/f")
+        answer = await http.request(ask, where, headers=more(5))
+        assert (answer.status_code // 100, answer.headers["upload-offset"]) == (2, "5")
+        assert (await http.get("/files/deep/f")).content == b"hello"
+
+
+async def test_what_was_killed_after_its_last_byte_is_published_though_nobody_asks(
+    stack: Stack, own_processes: Processes, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    await killed_before_publishing(data, b"hello", "f")
+    api = await own_processes.api(stack.store, None, MILLSTREAM_DATA_DIR=str(data))
+    async with web(api) as http:
+
+        async def there() -> bool:
+            return (await http.get("/files/f")).text == "hello"
+
+        await until(there, what="the file")
+
+
+async def test_a_part_whose_checksum_was_not_known_yet_does_not_count_after_a_kill(tmp_path: Path) -> None:
+    async with files_here(tmp_path) as http:
+        where = await killed_before_publishing(tmp_path, b"hello", "f", unchecked_from=2)
+        assert await offset(http, where) == 2
+        assert (await http.patch(where, content=b"y", headers=more(2))).status_code == 204
+        assert (await http.patch(where, content=b"xx", headers=more(3, Upload_Checksum=checksum(b"xx")))).is_success
+        assert (await http.get("/files/f")).content == b"heyxx"
+        assert [path.suffix for path in (tmp_path / ".uploads").iterdir()] == [".json"]
+
+
+async def test_the_length_of_a_file_that_is_gone_is_not_told(api: Process, home: Path) -> None:
+    path = f"{home.name}.bin"
+    async with web(api) as http:
+        created = await http.post(
+            "/uploads", content=b"x", headers={**TUS, "Upload-Length": "1", "Content-Type": OFFSET, **metadata(path)}
+        )
+        where = created.headers["location"]
+        assert await offset(http, where) == 1
+        assert (await http.delete(f"/files/{path}")).status_code == 204
+        assert (await http.head(where, headers=TUS)).status_code == 404
+        assert (await http.patch(where, headers=more(1))).status_code == 404
+
+
+async def test_unfinished_uploads_of_one_owner_are_limited_in_number_and_bytes(tmp_path: Path) -> None:
+    async def status(http: httpx.AsyncClient, length: int) -> int:
+        headers = {**TUS, "Upload-Length": str(length), **metadata("f")}
+        return (await http.post("/uploads", headers=headers)).status_code
+
+    async with files_here(tmp_path, owner_uploads=3, owner_upload_bytes=100) as http:
+        whole, _ = await create(http, "whole", 1), await create(http, "other", 1)
+        assert [await status(http, length) for length in (99, 98, 1)] == [507, 201, 429]
+        assert (await http.patch(whole, content=b"x", headers=more(0))).status_code == 204
+        assert await status(http, 1) == 201, "one that is complete counts no more"
+        assert await status(http, 1) == 429
+
+
+async def test_unfinished_uploads_are_counted_again_after_a_restart_and_only_their_owners(tmp_path: Path) -> None:
+    disk = UnfinishedUploads(ServedDirectory(tmp_path), 600)
+    now = int(time.time())
+    uploads = [Upload(os.urandom(16).hex(), "f", 10, owner, now + 600) for owner in ("ann", "ann", "bob")]
+    expired, published, broken = (Upload(os.urandom(16).hex(), "f", 10, "ann", now + n) for n in (-1, 600, 600))
+    for upload in (*uploads, expired, published, broken):
+        disk.begin(upload)
+    (tmp_path / ".uploads" / published.id).unlink()
+    (tmp_path / ".uploads" / f"{broken.id}.json").write_text("{")
+    assert disk.sweep() == {"ann": {uploads[0].id: 10, uploads[1].id: 10}, "bob": {uploads[2].id: 10}}
+    left = {path.name for path in (tmp_path / ".uploads").iterdir()}
+    assert not {name for name in left if name.startswith(expired.id)}
+    assert f"{published.id}.json" in left, "it tells clients that ask again"
+    for path in (tmp_path / ".uploads").iterdir():
+        os.utime(path, (now - 601, now - 601))
+    for _ in range(2):
+        disk.sweep()
+    left = {path.name for path in (tmp_path / ".uploads").iterdir()}
+    assert not {name for name in left if name.startswith((published.id, broken.id))}
+    with pytest.raises(NotServed):
+        disk.load(broken.id, "ann")

@@ -1,44 +1,33 @@
 """Resumable uploads: the tus protocol 1.0.0 at `/uploads`, with its extensions creation, creation-with-upload,
 checksum, expiration and termination. (Why tus and not the IETF draft: docs/decisions/0009.)
 
-An upload is two hidden files below the data directory: `.uploads/<id>` holds the bytes received so far,
-`.uploads/<id>.json` the target path and length. So it survives a restart, and any API process on the same directory can
-continue it. When it is complete, it is renamed to its path.
+What an upload is on the disk: unfinished.py. A request to an upload ends an earlier one to the same, which may wait for
+a client that is gone; in another process it is refused until that one has ended.
 """
 
-import fcntl
+import asyncio
 import hashlib
 import os
 import re
 import secrets
 import time
 from base64 import b64decode
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from pathlib import Path
+from typing import Any
 
-from pydantic_core import from_json, to_json
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from millstream.apikeys import Keys
 from millstream.confined_fs import NotServed, ServedDirectory, parts, without_dots
 from millstream.protocol.errors import Problem
 from millstream_api.files.requests import Refused, content_length, read_headers
-from millstream_api.files.uploads import (
-    DiskFull,
-    Temporary,
-    UploadAborted,
-    Uploads,
-    body_blocks,
-    disk_errors,
-    locked,
-    validators_of,
-    write_all,
-)
+from millstream_api.files.unfinished import UnfinishedUploads, Upload
+from millstream_api.files.uploads import DiskFull, UploadAborted, Uploads, body_blocks, disk_errors, write_all
 from millstream_api.problems import plain_problem, problem_response
 from millstream_api.settings import ApiSettings
 from millstream_api.wire.connection import ClientGone
@@ -48,21 +37,41 @@ VERSION = {"Tus-Resumable": "1.0.0"}
 EXTENSIONS = "creation,creation-with-upload,checksum,expiration,termination"
 CHECKSUMS = {"sha1", "sha256", "sha512"}
 CONTENT_TYPE = "application/offset+octet-stream"
-EXPIRE_INTERVAL_S = 60  # between two looks for expired uploads: each reads all there are
+SWEEP_INTERVAL_S = 60  # between two looks for expired uploads: each reads all that are unfinished
+NOT_SUPPORTED = {"upload-concat": "concatenation", "upload-defer-length": "creation-defer-length"}
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """An upload in progress, to become the file at `path`. `length` in bytes; `expires` in Unix seconds; `metadata` as
-    the client sent it.
-    """
+@dataclass(slots=True)
+class Turn:
+    """A request's turn at an upload. `over`: another one came, and its client is to be waited for no longer."""
 
-    id: str
-    path: str
-    length: int
-    owner: str
-    expires: int
-    metadata: str = ""
+    task: "asyncio.Task[Any]"
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    receiving: bool = False
+    over: bool = False
+
+    def end(self) -> None:
+        self.over = True
+        if self.receiving:
+            self.task.cancel()
+
+    def until_over(self, receive: Receive) -> Receive:
+        """Receive from a client that counts as gone when the turn is over."""
+
+        async def received() -> Message:
+            if self.over:
+                return {"type": "http.disconnect"}
+            self.receiving = True
+            try:
+                return await receive()
+            except asyncio.CancelledError:
+                if not self.over or self.task.uncancel():
+                    raise
+                return {"type": "http.disconnect"}
+            finally:
+                self.receiving = False
+
+        return received
 
 
 class Tus:
@@ -71,11 +80,12 @@ class Tus:
     def __init__(self, settings: ApiSettings, keys: Keys, directory: ServedDirectory, uploads: Uploads) -> None:
         self._settings = settings
         self._keys = keys
-        self._directory = directory
-        self._home = directory.path / ".uploads"
+        self._disk = UnfinishedUploads(directory, settings.upload_life_s)
         self._receiving = uploads.receiving
         self._run = uploads.threads.run
-        self._expire_after = 0.0  # in Unix seconds
+        self._turns: dict[str, Turn] = {}  # by upload
+        self._lengths: dict[str, dict[str, int]] = {}  # of unfinished uploads, by owner and id
+        self.sweep_interval_s = min(SWEEP_INTERVAL_S, settings.upload_life_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -111,10 +121,21 @@ class Tus:
         id = path.removeprefix(PREFIX).strip("/")
         if method == "POST" and not id:
             return await self._create(headers, who.owner, receive)
-        upload = await self._run(self._load, id, who.owner)
+        upload = await self._run(self._disk.load, id, who.owner)
+        async with self._turn(upload) as turn:
+            try:
+                return await self._answer_about(upload, method, path, headers, turn.until_over(receive))
+            except UploadAborted:
+                if turn.over:
+                    raise Refused(423, "Locked", "Another request to this upload came.") from None
+                raise
+
+    async def _answer_about(
+        self, upload: Upload, method: str, path: str, headers: Mapping[str, str], receive: Receive
+    ) -> Response:
         match method:
             case "HEAD":
-                offset = await self._run(self._offset, upload)
+                offset = await self._run(self._disk.offset, upload)
                 about = {
                     "Upload-Length": str(upload.length),
                     "Upload-Metadata": upload.metadata,
@@ -126,14 +147,58 @@ class Tus:
                     offset = await self._append(upload, headers, receive)
                 return Response(status_code=204, headers=self._progress(upload, offset))
             case "DELETE":
-                await self._run(self._remove, upload)
+                await self._remove(upload)
                 return Response(status_code=204)
             case _:
                 return plain_problem(
                     405, "Method Not Allowed", path, headers={"Allow": "POST, HEAD, PATCH, DELETE, OPTIONS"}
                 )
 
+    @asynccontextmanager
+    async def _turn(self, upload: Upload) -> AsyncIterator[Turn]:
+        """Be the only request to this upload in this process."""
+        while earlier := self._turns.get(upload.id):
+            earlier.end()
+            await earlier.left.wait()
+        task = asyncio.current_task()
+        assert task is not None
+        turn = self._turns[upload.id] = Turn(task)
+        try:
+            yield turn
+        finally:
+            del self._turns[upload.id]
+            turn.left.set()
+
+    async def sweep(self) -> None:
+        """Remove what has expired, publish what is complete, and count what is unfinished: other processes share it."""
+        before = {id for mine in self._lengths.values() for id in mine}
+        found = await self._run(self._disk.sweep)
+        for owner, mine in self._lengths.items():  # those that began meanwhile
+            found[owner].update((id, length) for id, length in mine.items() if id not in before)
+        self._lengths = found
+
+    def _check_owner_has_room(self, owner: str, length: int) -> None:
+        settings, mine = self._settings, self._lengths.get(owner, {})
+        if len(mine) >= settings.owner_uploads:
+            detail = f"You have {len(mine)} unfinished uploads (MILLSTREAM_OWNER_UPLOADS): complete or delete some."
+            raise Refused(429, "Too Many Requests", detail)
+        if sum(mine.values()) + length > settings.owner_upload_bytes:
+            most = settings.owner_upload_bytes
+            detail = f"Your unfinished uploads may have {most} bytes together (MILLSTREAM_OWNER_UPLOAD_BYTES)."
+            raise Refused(507, "Insufficient Storage", detail)
+
+    def _is_over(self, upload: Upload) -> None:
+        self._lengths.get(upload.owner, {}).pop(upload.id, None)
+
+    async def _remove(self, upload: Upload) -> None:
+        await self._run(self._disk.remove, upload)
+        self._is_over(upload)
+
     async def _create(self, headers: Mapping[str, str], owner: str, receive: Receive) -> Response:
+        for name, extension in NOT_SUPPORTED.items():
+            if name in headers:
+                detail = f"{name.title()} belongs to {extension}, which is not supported; Tus-Extension lists what is."
+                raise Refused(400, "Bad Request", detail, {"Tus-Extension": EXTENSIONS})
         length = _number(headers, "upload-length")
         if length > self._settings.upload_bytes:
             raise Refused(413, "Content Too Large", f"A file may have at most {self._settings.upload_bytes} bytes.")
@@ -143,18 +208,23 @@ class Tus:
             parts(path)
         except NotServed:
             raise Refused(400, "Bad Request", "Upload-Metadata must name the file: path <base64 of a path>.") from None
-        await self._run(self._expire)
+        self._check_owner_has_room(owner, length)
         expires = int(time.time() + self._settings.upload_life_s)
         upload = Upload(secrets.token_hex(16), path, length, owner, expires, metadata)
-        with disk_errors():
-            await self._run(self._begin, upload)
+        self._lengths.setdefault(owner, {})[upload.id] = length
+        try:
+            with disk_errors():
+                await self._run(self._disk.begin, upload)
+        except BaseException:
+            self._is_over(upload)
+            raise
         offset = 0
         if length == 0 or headers.get("content-type", "").lower() == CONTENT_TYPE:
             try:
                 with self._receiving():
                     offset = await self._append(upload, headers, receive, at=0)
             except BaseException:  # the client will never learn its URL
-                await self._run(self._remove, upload)
+                await self._remove(upload)
                 raise
         location = {"Location": f"{PREFIX}/{upload.id}"}
         return Response(status_code=201, headers={**location, **self._progress(upload, offset)})
@@ -167,29 +237,25 @@ class Tus:
             if headers.get("content-type", "").lower() != CONTENT_TYPE:
                 raise Refused(415, "Unsupported Media Type", f"Send Content-Type: {CONTENT_TYPE}.")
             at = _number(headers, "upload-offset")
-        checksum, body = _checksum(headers.get("upload-checksum")), body_blocks(receive, content_length(headers))
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
-        try:
-            file = await self._run(os.open, self._data(upload), flags, undo=os.close)
-        except FileNotFoundError:  # complete, and published
+        announced = content_length(headers)
+        checksum, body = _checksum(headers.get("upload-checksum")), body_blocks(receive, announced)
+        file = await self._run(self._disk.open, upload, undo=close)
+        if file is None:
             if at == upload.length and not await anext(body, b""):
                 return at
-            raise Refused(409, "Conflict", f"The upload is complete, at {upload.length}.") from None
+            raise Refused(409, "Conflict", f"The upload is complete, at {upload.length}.")
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Refused(423, "Locked", "Another request writes to this upload.") from None
             offset = os.fstat(file).st_size
             if offset != at:
                 raise Refused(409, "Conflict", f"The upload is at {offset}, not {at}.")
+            check_length(upload, offset + (announced or 0))
+            if checksum:
+                with disk_errors():
+                    await self._run(self._disk.mark_unchecked, upload, at)
             whole = False
             try:
                 async for block in body:
-                    if offset + len(block) > upload.length:
-                        raise Refused(
-                            413, "Content Too Large", f"The upload is larger than the {upload.length} bytes announced."
-                        )
+                    check_length(upload, offset + len(block))
                     with disk_errors():
                         await self._run(_write, file, block, checksum)
                     offset += len(block)
@@ -199,9 +265,11 @@ class Tus:
                     await self._run(os.ftruncate, file, at)
             if checksum and checksum[0].digest() != checksum[1]:
                 raise Refused(460, "Checksum Mismatch", "The content does not match the announced checksum.")
+            if checksum:
+                await self._run(self._disk.mark_checked, upload)
             if offset == upload.length:
-                with disk_errors():
-                    await self._run(self._publish, upload, file)
+                await self._run(self._disk.publish, upload, file)
+                self._is_over(upload)
             return offset
         finally:
             os.close(file)
@@ -210,61 +278,15 @@ class Tus:
         expires = format_datetime(datetime.fromtimestamp(upload.expires, UTC), usegmt=True)
         return {"Upload-Offset": str(offset), "Upload-Expires": expires}
 
-    # Blocking: call these in a thread.
 
-    def _data(self, upload: Upload) -> Path:
-        return self._home / upload.id
+def check_length(upload: Upload, size: int) -> None:
+    if size > upload.length:
+        raise Refused(413, "Content Too Large", f"The upload is larger than the {upload.length} bytes announced.")
 
-    def _begin(self, upload: Upload) -> None:
-        self._home.mkdir(exist_ok=True)
-        self._data(upload).touch(0o644, exist_ok=False)
-        (self._home / f"{upload.id}.json").write_bytes(to_json(asdict(upload)))
 
-    def _load(self, id: str, owner: str) -> Upload:
-        """Raises NotServed when the upload does not exist, has expired, or belongs to another owner."""
-        if not re.fullmatch(r"[0-9a-f]{32}", id):
-            raise NotServed(id)
-        try:
-            upload = Upload(**from_json((self._home / f"{id}.json").read_bytes()))
-        except OSError:
-            raise NotServed(id) from None
-        if upload.owner != owner or upload.expires < time.time():
-            raise NotServed(id)
-        return upload
-
-    def _offset(self, upload: Upload) -> int:
-        try:
-            return self._data(upload).stat().st_size
-        except FileNotFoundError:
-            return upload.length  # complete, and published
-
-    def _publish(self, upload: Upload, file: int) -> None:
-        os.fsync(file)
-        temporary = Temporary(self._directory, upload.path)  # keeps the target's directory from being removed
-        try:
-            with locked(temporary.directory):
-                validators_of(temporary.directory, temporary.target)  # raises NotServed if it may not be replaced
-                os.rename(self._data(upload), temporary.target, dst_dir_fd=temporary.directory)
-                os.fsync(temporary.directory)
-        finally:
-            temporary.discard()
-
-    def _remove(self, upload: Upload) -> None:
-        for path in (self._data(upload), self._home / f"{upload.id}.json"):
-            path.unlink(missing_ok=True)
-
-    def _expire(self) -> None:
-        """Remove the expired uploads, unless that was done a moment ago."""
-        if time.time() < self._expire_after or not self._home.is_dir():
-            return
-        self._expire_after = time.time() + EXPIRE_INTERVAL_S
-        for info in self._home.glob("*.json"):
-            try:
-                upload = Upload(**from_json(info.read_bytes()))
-            except (OSError, ValueError, TypeError):
-                continue
-            if upload.expires < time.time():
-                self._remove(upload)
+def close(file: int | None) -> None:
+    if file is not None:
+        os.close(file)
 
 
 def _write(file: int, block: bytes, checksum: "tuple[hashlib._Hash, bytes] | None") -> None:
