@@ -275,6 +275,10 @@ async def test_opening_a_store_that_is_not_there_gives_up_in_time() -> None:
         ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
         ("rediss://user:pa@ss@host:1/2", "rediss://host:1/2"),
         ("unix:///run/valkey.sock", "unix:///run/valkey.sock"),
+        ("unix:///run/valkey.sock?db=1&password=secret", "unix:///run/valkey.sock?db=1"),
+        ("redis://host:1/2?PASSWORD=secret&p%61ssword=secret", "redis://host:1/2"),
+        ("redis://:secret@host:1/0?password=se@cret", "redis://host:1/0"),
+        (":secret@host:1", "host:1"),
     ],
 )
 def test_a_stores_address_is_shown_without_its_password(url: str, text: str) -> None:

@@ -1,7 +1,8 @@
-"""`millstream up` takes the settings that the processes it starts take."""
+"""`millstream up` takes the settings that the processes it starts take; no proxy is in its way, nor in that of compose."""
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import httpx
 import pytest
 
 from millstream.store.embedded import free_port
+from tests.integration.conftest import Stack
+from tests.integration.web import ended, submit, web
 from tests.processes import START_S, Process, Processes, until
 
+ROOT = Path(__file__).parents[2]
 MILLSTREAM = [
     sys.executable,
     "-c",
@@ -74,3 +78,35 @@ async def test_a_setting_that_is_wrong_is_named(tmp_path: Path) -> None:
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith("MILLSTREAM_QUEUE_DEPTH=0: ")
     assert "Traceback" not in found.stderr
+
+
+async def test_it_runs_jobs_at_a_port_that_is_free_whatever_proxy_is_set(
+    own_processes: Processes, tmp_path: Path
+) -> None:
+    proxy = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")  # answers nobody
+    up = Process(
+        [*MILLSTREAM, str(tmp_path), "up", "--port", "0", "--workers", "1"],
+        {"PYTHONPATH": str(Path.cwd()), "PYTHONUNBUFFERED": "1", **proxy}, tmp_path / "log",
+    )  # fmt: skip
+    own_processes.started.append(up)
+    await up.start()
+
+    async def said() -> bool:
+        return "running at" in up.log.read_text()
+
+    await until(said, what="it to be up", within_s=START_S)
+    up.url = re.findall(r"running at (\S+);", up.log.read_text())[0]
+    async with web(up) as http:
+        job = await submit(http, "process", {"text": "x"})
+        assert (await ended(http, job))["status"] == "succeeded"
+    assert "store    unix:///" in up.log.read_text()
+    up.signal(signal.SIGINT)
+    assert await up.ended() == 0
+
+
+async def test_the_health_check_of_compose_needs_no_proxy(stack: Stack) -> None:
+    (check,) = re.findall(r'"-c", "(import urllib.*?)"\]', (ROOT / "compose.yaml").read_text())
+    here = check.replace("http://127.0.0.1:8000", stack.api.url)
+    environment = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
+    ran = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", here], env=environment, timeout=START_S)
+    assert ran.returncode == 0

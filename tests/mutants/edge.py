@@ -128,6 +128,22 @@ EDGE: list[Mutant] = [
         "tests/integration/test_tus.py::test_a_part_whose_checksum_was_not_known_yet_does_not_count_after_a_kill",
     ),
     Mutant(
+        "ND08",
+        "The directory of an embedded store is its user's alone.",
+        "shared/millstream/store/embedded.py",
+        "    directory.chmod(0o700)  # its files hold what jobs are given and give\n",
+        "    directory.chmod(0o755)\n",
+        "tests/unit/test_embedded.py::test_only_this_user_reaches_it_and_what_it_holds",
+    ),
+    Mutant(
+        "ND09",
+        "`millstream up` asks its API without a proxy.",
+        "shared/millstream/command/supervisor.py",
+        "urllib.request.ProxyHandler({})",
+        "urllib.request.ProxyHandler()",
+        "tests/integration/test_up.py::test_it_runs_jobs_at_a_port_that_is_free_whatever_proxy_is_set",
+    ),
+    Mutant(
         "E09",
         "An API that still waits for its store ends when it is told to.",
         "api/millstream_api/server.py",

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from millstream.client.client import Client, Event, Job
+from millstream.command.supervisor import DIRECT
 from millstream.store.embedded import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +104,7 @@ async def test_a_restarted_store_keeps_what_was_accepted(compose: Compose) -> No
 
 async def test_the_parts_report_their_health(compose: Compose) -> None:
     await compose.later("up", "--detach", "--no-recreate", "--wait", "--scale", "worker=3")
-    with await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{compose.port}/readyz") as answer:
+    with await asyncio.to_thread(DIRECT.open, f"http://127.0.0.1:{compose.port}/readyz") as answer:
         assert answer.status == 200
     found = [json.loads(line) for line in compose.run("ps", "--format", "json").splitlines()]
     assert Counter(part["Service"] for part in found) == {"redis": 1, "api": 1, "worker": 3}

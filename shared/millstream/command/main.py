@@ -27,7 +27,7 @@ app = App(
 )
 
 Host = Annotated[str, Parameter(help="the address to listen on")]
-Port = Annotated[int, Parameter(help="the port to listen on")]
+Port = Annotated[int, Parameter(help="the port to listen on; 0: one that is free")]
 Workers = Annotated[int, Parameter(help="how many workers to run")]
 Redis = Annotated[str | None, Parameter(help="URL of a running store, instead of an embedded one")]
 Data = Annotated[

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from millstream.backoff import backoff_s
-from millstream.store.embedded import EmbeddedStore, NoStore, start_embedded
+from millstream.store.embedded import EmbeddedStore, NoStore, free_port, start_embedded
 from millstream.store.pipeline import shown
 
 USAGE_ERROR = 2  # exit code of a child that was started wrongly: starting it again would not help
 PR_SET_PDEATHSIG = 1
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to this machine
 
 
 class CannotRun(Exception):
@@ -82,6 +83,7 @@ class Supervisor:
 
     async def start(self) -> None:
         """Start the store, the API and the workers, and wait until they answer. Raises CannotRun, NoStore."""
+        self.port = self.port or free_port(self.host)
         check_port(self.host, self.port)
         self.data.mkdir(parents=True, exist_ok=True)
         if self.redis_url is None:
@@ -210,7 +212,7 @@ def ending(code: int) -> str:
 def _answers(url: str) -> bool:
     asked = urllib.request.Request(url, headers={"Host": "localhost"})  # is answered whatever MILLSTREAM_HOSTS says
     try:
-        with urllib.request.urlopen(asked, timeout=2) as response:
+        with DIRECT.open(asked, timeout=2) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -1,15 +1,19 @@
-"""An embedded store: a Valkey (or Redis) server that is started here and listens on this machine only."""
+"""An embedded store: a Valkey (or Redis) server that is started here, and that only this user reaches: it listens on a socket in a
+directory of mode 0700.
+"""
 
 import asyncio
 import fcntl
 import random
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
@@ -36,15 +40,30 @@ def find_server() -> str:
     )
 
 
-def free_port() -> int:
-    """A free port of this machine below the range that the kernel gives to outgoing connections (by default), so that
+def free_port(host: str = "127.0.0.1") -> int:
+    """A free port of this machine, of an address of its, below the range that the kernel gives to outgoing connections (by default), so that
     it is still free after a restart.
     """
     for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe, suppress(OSError):
+            probe.bind((host, port))
             return port
     raise NoStore("None of 100 ports tried between 20000 and 32000 is free.")
+
+
+def new_socket(directory: Path) -> Path:
+    """A path to listen at that only this user reaches: in the directory itself, or else in one of its own, where the
+    path is too long for a socket (107 bytes on Linux) or the file system has none.
+    """
+    path = directory.absolute() / "socket"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.bind(str(path))
+        except OSError:
+            return Path(tempfile.mkdtemp(prefix="millstream-")) / "socket"
+    path.unlink()
+    return path
 
 
 @dataclass(slots=True)
@@ -52,13 +71,17 @@ class EmbeddedStore:
     """A running embedded store. Everything it holds is kept in `directory` and is there again after a restart."""
 
     process: asyncio.subprocess.Process
-    url: str
+    socket: Path
     directory: Path
     _arguments: list[str]
     _lock: IO[str]
 
+    @property
+    def url(self) -> str:
+        return f"unix://{quote(str(self.socket))}?db=0"
+
     async def restart(self, *, preexec: Callable[[], None] | None = None) -> None:
-        """Start it again after its process ended: the same port, the same data. Raises NoStore."""
+        """Start it again after its process ended: the same address, the same data. Raises NoStore."""
         self.process = await _start(self._arguments, preexec)
         await _answers(self)
 
@@ -68,6 +91,9 @@ class EmbeddedStore:
             self.process.terminate()
             await self.process.wait()
         self._lock.close()
+        self.socket.unlink(missing_ok=True)
+        if self.socket.parent != self.directory.absolute():
+            self.socket.parent.rmdir()
 
 
 async def start_embedded(directory: Path, *, preexec: Callable[[], None] | None = None) -> EmbeddedStore:
@@ -77,22 +103,23 @@ async def start_embedded(directory: Path, *, preexec: Callable[[], None] | None 
     """
     server = find_server()
     directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)  # its files hold what jobs are given and give
     lock = (directory / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
         raise NoStore(f"Another Millstream runs its store in {directory}. Stop it, or choose another --data.") from None
-    port = free_port()
+    listening = new_socket(directory)
     options = {
-        "port": port, "bind": "127.0.0.1", "dir": str(directory), "daemonize": "no", "loglevel": "warning",
+        "port": 0, "unixsocket": str(listening), "unixsocketperm": "600", "dir": str(directory), "daemonize": "no", "loglevel": "warning",
         "appendonly": "yes", "appendfsync": "everysec", "auto-aof-rewrite-min-size": "256mb", "save": "",
         "maxmemory-policy": "noeviction",
         "logfile": str(directory.absolute() / "store.log"),
     }  # fmt: skip
     arguments = [server, *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
     process = await _start(arguments, preexec)
-    store = EmbeddedStore(process, f"redis://127.0.0.1:{port}/0", directory, arguments, lock)
+    store = EmbeddedStore(process, listening, directory, arguments, lock)
     try:
         await _answers(store)
     except (NoStore, asyncio.CancelledError):

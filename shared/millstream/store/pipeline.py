@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import parse_qs
 
 import hiredis
 import structlog
@@ -221,6 +222,8 @@ def silence_for(patience_s: float) -> float:
 
 
 def shown(url: str) -> str:
-    """A store's URL without its password."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    """A store's URL without its password, which may stand in the query too: of that only the database is shown."""
+    address, _, query = url.partition("?")
+    scheme, separator, rest = address.rpartition("://")
+    database = parse_qs(query).get("db")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" + (f"?db={database[0]}" if database else "")
