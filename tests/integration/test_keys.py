@@ -21,6 +21,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
+from millstream import Client, RequestFailed
 from millstream.apikeys import Scope, new_key, read_keys, write_keys
 from millstream.store.embedded import free_port
 from tests.integration.conftest import Stack
@@ -451,3 +452,41 @@ async def test_a_key_that_may_only_submit_learns_no_result(guarded: Guarded) -> 
             assert (answer["job"], answer["status"]) == (job, "succeeded")
             assert (answer["result"], answer["error"], answer["progress"]) == (None, None, None)
         assert (await ann.delete(f"/jobs/{job}")).json()["result"] == done["result"]
+
+
+# The Python client.
+
+
+async def test_a_client_whose_key_is_revoked_waits_no_longer_and_says_why(leaving: Leaving) -> None:
+    async with asyncio.timeout(20), Client(leaving.api.ws, key=leaving.key) as client:
+        job = await client.submit("hold", {"gate": "/nowhere"})
+        leaving.revoke()
+        for waiting in (job.done(), client.submit("process", {"text": "x"}), client.call("ping")):
+            with pytest.raises(RequestFailed, match="not known") as caught:
+                await waiting
+            assert (caught.value.slug, caught.value.code) == ("unauthorized", -32001)
+
+
+async def test_a_client_that_may_not_follow_its_job_again_waits_no_longer_and_says_why(guarded: Guarded) -> None:
+    async with asyncio.timeout(20), Client(guarded.api.ws, key=guarded.keys["writer"]) as client:
+        job = await client.submit("hold", {"gate": "/nowhere"})
+        await client.drop_connection()
+        with pytest.raises(RequestFailed, match="lacks the scope 'read'"):
+            await job.done()
+        assert (await job.cancel())["status"] == "cancelled", "what it may do, it still does"
+
+
+async def test_a_client_without_a_key_is_told_so(guarded: Guarded) -> None:
+    with pytest.raises(RequestFailed, match="A key is needed"):
+        async with Client(guarded.api.ws):
+            pass
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_client_asks_no_proxy_for_this_machine(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    for name in ("http_proxy", "https_proxy", "socks_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # answers nobody
+    async with Client(stack.api.ws.replace("127.0.0.1", host)) as client:
+        assert await client.call("ping") == {}

@@ -1,4 +1,4 @@
-"""`millstream up` takes the settings that the processes it starts take; no proxy is in its way, nor in that of compose."""
+"""`millstream up` takes the settings that the processes it starts take, and no proxy is in its way."""
 
 import asyncio
 import os

@@ -144,6 +144,22 @@ EDGE: list[Mutant] = [
         "tests/integration/test_up.py::test_it_runs_jobs_at_a_port_that_is_free_whatever_proxy_is_set",
     ),
     Mutant(
+        "ND10",
+        "A client whose key is refused gives up.",
+        "shared/millstream/client/client.py",
+        "                        self._give_up(error)\n                        return\n",
+        "                        continue\n",
+        "tests/integration/test_keys.py::test_a_client_whose_key_is_revoked_waits_no_longer_and_says_why",
+    ),
+    Mutant(
+        "ND11",
+        "A client that may not attach gives up.",
+        "shared/millstream/client/client.py",
+        "if error.slug in REFUSED_FOR_GOOD.values():",
+        "if False:",
+        "tests/integration/test_keys.py::test_a_client_that_may_not_follow_its_job_again_waits_no_longer_and_says_why",
+    ),
+    Mutant(
         "E09",
         "An API that still waits for its store ends when it is told to.",
         "api/millstream_api/server.py",

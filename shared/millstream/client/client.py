@@ -8,7 +8,8 @@
 
 It reconnects, and every job that is being watched continues from its cursor: no event is
 missed or repeated. A submit whose reply got lost is sent again with the same idempotency key, so it is one
-job.
+job. Where coming back would be refused again, because the key was revoked or may not read, waiting ends with
+RequestFailed.
 """
 
 import asyncio
@@ -16,17 +17,22 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from ipaddress import ip_address
 from itertools import count
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
 from millstream.backoff import backoff_s
+from millstream.protocol.errors import PROBLEM_TYPES
 from millstream.protocol.event_types import TERMINAL_TYPES
 
 Event = dict[str, Any]
+REFUSED_FOR_GOOD = {PROBLEM_TYPES[slug].status: slug for slug in ("unauthorized", "forbidden")}
 
 
 class RequestFailed(Exception):
@@ -56,15 +62,18 @@ class Job:
         self.last: Event | None = None
         self._client = client
         self._events = events
-        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._queue: asyncio.Queue[Event | RequestFailed] = asyncio.Queue()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         while self.last is None or self.last["type"] not in TERMINAL_TYPES:
-            self.last = await self._queue.get()
-            yield self.last
+            item = await self._queue.get()
+            if isinstance(item, RequestFailed):
+                raise item
+            self.last = item
+            yield item
 
     async def done(self) -> Any:
-        """Wait for the end. Returns the result; raises JobFailed."""
+        """Wait for the end. Returns the result; raises JobFailed, RequestFailed."""
         async for _ in self:
             pass
         assert self.last is not None
@@ -75,6 +84,10 @@ class Job:
     async def cancel(self, reason: str | None = None) -> dict[str, Any]:
         snapshot: dict[str, Any] = await self._client.call("job.cancel", {"job": self.id, "reason": reason})
         return snapshot
+
+    def _refuse(self, error: RequestFailed) -> None:
+        """No more events come."""
+        self._queue.put_nowait(error)
 
     def _deliver(self, event: Event) -> None:
         self.cursor = event["cursor"]
@@ -96,8 +109,10 @@ class Client:
         self._jobs: dict[str, Job] = {}
         self._early: dict[str, list[Event]] = {}
         self._keeper: asyncio.Task[None] | None = None
+        self._refused: RequestFailed | None = None
 
     async def __aenter__(self) -> Self:
+        """Raises RequestFailed when the server refuses the key, OSError when it cannot be reached."""
         await self._connect()
         self._keeper = asyncio.create_task(self._keep())
         return self
@@ -114,6 +129,8 @@ class Client:
         """One request. Raises RequestFailed; ConnectionError when the connection broke before the reply."""
         async with asyncio.timeout(self._give_up_s):
             await self._connected.wait()
+            if self._refused:
+                raise self._refused
             return await self._call(method, params or {})
 
     async def submit(self, analysis: str, params: dict[str, Any], *, events: str = "all", **options: Any) -> Job:
@@ -150,10 +167,15 @@ class Client:
             self._socket.transport.abort()
 
     async def _connect(self) -> None:
-        self._socket = await connect(
-            self.url, subprotocols=[Subprotocol("millstream.v1")], additional_headers=self._headers, max_size=None,
-            compression=None,
-        )  # fmt: skip
+        try:
+            self._socket = await connect(
+                self.url, subprotocols=[Subprotocol("millstream.v1")], additional_headers=self._headers, max_size=None,
+                compression=None, proxy=None if _is_loopback(self.url) else True,
+            )  # fmt: skip
+        except InvalidStatus as error:
+            if error.response.status_code in REFUSED_FOR_GOOD:
+                raise _refusal(error.response) from None
+            raise
         self._connected.set()
 
     async def _call(self, method: str, params: dict[str, Any]) -> Any:
@@ -186,8 +208,19 @@ class Client:
             for failures in count(1):
                 await asyncio.sleep(backoff_s(failures, first_s=0.02, max_s=1))
                 with suppress(OSError, InvalidHandshake, InvalidStatus, TimeoutError):
-                    await self._connect()
+                    try:
+                        await self._connect()
+                    except RequestFailed as error:
+                        self._give_up(error)
+                        return
                     break
+
+    def _give_up(self, error: RequestFailed) -> None:
+        self._refused = error
+        self._connected.set()  # for those who wait: there is nothing to wait for
+        for job in self._jobs.values():
+            job._refuse(error)
+        self._jobs.clear()
 
     async def _resume(self) -> None:
         """After a new connection: go on with every watched job from its cursor."""
@@ -200,6 +233,10 @@ class Client:
             try:
                 await self._call("job.attach", _attach(job))
             except RequestFailed as error:
+                if error.slug in REFUSED_FOR_GOOD.values():
+                    self._jobs.pop(job.id, None)
+                    job._refuse(error)
+                    return
                 if error.slug != "job_not_found":  # the store is away, say
                     await asyncio.sleep(0.1)
                     continue
@@ -235,6 +272,25 @@ class Client:
             ended = snapshot and snapshot["status"] in TERMINAL_TYPES and gap["replay_from"] == snapshot["cursor"]
             if (snapshot is None or ended) and (job := self._jobs.get(gap["job"])):
                 self._fail_lost(job, "The store has lost the job, or its end.")
+
+
+def _refusal(response: Response) -> RequestFailed:
+    """The problem document of a handshake that was refused, as an error of a request."""
+    slug = REFUSED_FOR_GOOD[response.status_code]
+    try:
+        detail = json.loads(response.body or b"")["detail"]
+    except (ValueError, KeyError, TypeError):  # a proxy's
+        detail = PROBLEM_TYPES[slug].title
+    return RequestFailed({"code": PROBLEM_TYPES[slug].code, "message": detail, "data": {"type": f"/problems/{slug}"}})
+
+
+def _is_loopback(url: str) -> bool:
+    """Does it lead to this machine, to which no proxy does?"""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _attach(job: Job) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""An embedded store: a Valkey (or Redis) server that is started here, and that only this user reaches: it listens on a socket in a
-directory of mode 0700.
+"""An embedded store: a Valkey (or Redis) server that is started here, and that only this user reaches: it listens on a
+socket in a directory of mode 0700.
 """
 
 import asyncio
@@ -41,8 +41,8 @@ def find_server() -> str:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A free port of this machine, of an address of its, below the range that the kernel gives to outgoing connections (by default), so that
-    it is still free after a restart.
+    """A free port at an address of this machine, below the range that the kernel gives to outgoing connections (by
+    default), so that it is still free after a restart.
     """
     for port in random.sample(range(20_000, 32_000), 100):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe, suppress(OSError):
@@ -112,7 +112,8 @@ async def start_embedded(directory: Path, *, preexec: Callable[[], None] | None 
         raise NoStore(f"Another Millstream runs its store in {directory}. Stop it, or choose another --data.") from None
     listening = new_socket(directory)
     options = {
-        "port": 0, "unixsocket": str(listening), "unixsocketperm": "600", "dir": str(directory), "daemonize": "no", "loglevel": "warning",
+        "port": 0, "unixsocket": str(listening), "unixsocketperm": "600",
+        "dir": str(directory), "daemonize": "no", "loglevel": "warning",
         "appendonly": "yes", "appendfsync": "everysec", "auto-aof-rewrite-min-size": "256mb", "save": "",
         "maxmemory-policy": "noeviction",
         "logfile": str(directory.absolute() / "store.log"),
