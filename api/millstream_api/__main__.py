@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from millstream.apikeys import BadKeyFile, read_keys
 from millstream.confined_fs import NoDirectory
-from millstream.settings import explain, settings_table
+from millstream.settings import explain, settings_table, warn_of_mistyped
 from millstream.telemetry import set_up_logging
 from millstream_api.hosts import is_loopback
 from millstream_api.server import make_server
@@ -28,6 +28,9 @@ OPEN_TO_ALL = """Any client that reaches {host} could use this server, because n
   make keys (millstream keys new NAME --scope submit --scope read) and set MILLSTREAM_API_KEYS_FILE,
   or listen on this machine only (--host 127.0.0.1),
   or allow it: MILLSTREAM_INSECURE=true."""
+
+NO_KEYS = """MILLSTREAM_API_KEYS_FILE={file}: there is no such file, and nobody would be let in. Make a first key:
+  millstream keys new NAME --scope submit --scope read --file {file}"""
 
 
 @app.default
@@ -49,11 +52,14 @@ def api(
         return 2
     try:
         if settings.api_keys_file is not None:
+            if not settings.api_keys_file.exists():
+                raise BadKeyFile(NO_KEYS.format(file=settings.api_keys_file))
             read_keys(settings.api_keys_file)
     except BadKeyFile as error:
         print(error, file=sys.stderr)
         return 2
     set_up_logging(settings.log_level, tier="api")
+    warn_of_mistyped(ApiSettings)
     _allow_many_files()
     try:
         server = make_server(settings, host, port)

@@ -210,7 +210,7 @@ def with_files(app: FastAPI) -> ASGIApp:
     if settings.cors_origins:
         whole = CORSMiddleware(
             answer_unexpected_errors(route),  # so that these answers too say who may read them
-            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            allow_origins=settings.cors_origins.split(","),
             allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["*"],
             expose_headers=EXPOSED,

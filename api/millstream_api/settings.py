@@ -4,7 +4,7 @@ import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from millstream.settings import Settings
 
@@ -128,6 +128,11 @@ class ApiSettings(Settings):
         except ValueError:
             return False
 
+    @field_validator("origins", "cors_origins")
+    @classmethod
+    def _origins(cls, text: str, info: ValidationInfo) -> str:
+        return ",".join(_origin(item, any_counts=info.field_name == "cors_origins") for item in _listed(text))
+
     @field_validator("hosts")
     @classmethod
     def _hosts(cls, text: str) -> str:
@@ -157,6 +162,20 @@ class ApiSettings(Settings):
 
 def _listed(text: str) -> list[str]:
     return [item for part in text.split(",") if (item := part.strip())]
+
+
+def _origin(text: str, *, any_counts: bool) -> str:
+    """An origin as browsers send it (RFC 6454 §6.2). Raises ValueError for what none would be equal to."""
+    if text == "null" or (text == "*" and any_counts):
+        return text
+    if text == "*":
+        raise ValueError("* counts for MILLSTREAM_CORS_ORIGINS only: list the origins whose pages may open a WebSocket")
+    found = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", text)
+    if found is None:
+        raise ValueError(f"{text}: browsers send scheme://host or scheme://host:port, in lower case")
+    if (found[1], found[3]) in (("http", ":80"), ("https", ":443")):
+        raise ValueError(f"{text}: browsers leave out the usual port, and send {found[1]}://{found[2]}")
+    return text
 
 
 def _host(text: str) -> str:

@@ -279,6 +279,7 @@ async def test_opening_a_store_that_is_not_there_gives_up_in_time() -> None:
         ("redis://host:1/2?PASSWORD=secret&p%61ssword=secret", "redis://host:1/2"),
         ("redis://:secret@host:1/0?password=se@cret", "redis://host:1/0"),
         (":secret@host:1", "host:1"),
+        ("redis://:sec?ret@host:1/0", "redis://…"),
     ],
 )
 def test_a_stores_address_is_shown_without_its_password(url: str, text: str) -> None:

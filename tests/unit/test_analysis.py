@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError
@@ -139,6 +139,8 @@ async def by_place(ctx: Context, text: str, /) -> None: ...
 async def unknown_hint(ctx: Context, text: "Nothing") -> None: ...  # type: ignore[name-defined]  # noqa: F821
 async def no_schema(ctx: Context, module: ModuleType) -> None: ...
 async def no_result_schema(ctx: Context) -> Callable[[], int]: ...  # type: ignore[empty-body]
+async def text_for_context(text: str) -> None: ...
+async def optional_context(ctx: Context | None) -> None: ...
 async def underscore(ctx: Context, _text: str) -> None: ...
 def extra(**more: Any) -> Any:
     return Annotated[str, Field(json_schema_extra=more)]
@@ -177,6 +179,8 @@ def test_what_makes_no_valid_json_schema_is_refused_where_it_is_written(hint: An
         (unknown_hint, "cannot be made a JSON Schema"),
         (no_schema, "cannot be made a JSON Schema"),
         (no_result_schema, "cannot be made a JSON Schema"),
+        (text_for_context, r"the first parameter is the context, not text: str: write \(ctx: Context, text: str"),
+        (optional_context, "the first parameter is the context, not ctx"),
         (underscore, "cannot be given by name"),
     ],
 )
@@ -203,3 +207,16 @@ def test_two_analyses_of_one_name_are_refused() -> None:
 
     with pytest.raises(TypeError, match=r"m: two analyses are called 'measure'"):
         find_analyses(module("m", measure=measure, other=other))
+
+
+class More(Context, Protocol): ...
+
+
+async def of_a_kind(ctx: More) -> None: ...
+async def of_any_kind(ctx: Any) -> None: ...
+async def untold(ctx) -> None: ...  # type: ignore[no-untyped-def]
+
+
+@pytest.mark.parametrize("function", [of_a_kind, of_any_kind, untold])
+def test_a_first_parameter_that_may_be_the_context_is_taken(function: Any) -> None:
+    assert analysis()(function) is function

@@ -93,3 +93,10 @@ async def test_files_of_the_directory_are_opened_and_others_are_not_there(tmp_pa
             async with ctx.open(path):
                 pass
     directory.close()
+
+
+async def test_a_level_that_is_none_is_refused_with_those_there_are() -> None:
+    log = Log()
+    with pytest.raises(ValueError, match="one of debug, info, warning, error, not 'critical'"):
+        await context(log).log("help", "critical")  # type: ignore[arg-type]
+    assert log.events == []

@@ -58,12 +58,20 @@ def test_a_module_of_the_current_directory_hides_no_other(project: Path) -> None
         ("broken", r"broken: No module named 'not_installed'"),
         ("other", r"other: cannot import name 'nothing' from 'words'"),
         ("./json.py", r"{project}/json\.py: another module is called 'json'"),
+        ("unfinished", r"unfinished: SyntaxError: .*\(unfinished\.py, line 1\)"),
+        ("./unfinished.py", r"{project}/unfinished\.py: SyntaxError: .*\(unfinished\.py, line 1\)"),
+        ("odd", r"odd: KeyError: 'HOME_OF' \({project}/odd\.py, line 2\)"),
+        ("./odd.py", r"{project}/odd\.py: KeyError: 'HOME_OF' \({project}/odd\.py, line 2\)"),
+        ("leaves", r"leaves: SystemExit: 3 \({project}/leaves\.py, line 1\)"),
     ],
 )
 def test_what_cannot_be_loaded_is_named_with_where_it_was_looked_for(project: Path, named: str, said: str) -> None:
     (project / "broken.py").write_text("import not_installed")
     (project / "other.py").write_text("from words import nothing")
     (project / "json.py").write_text(SHOUT)
+    (project / "unfinished.py").write_text("def f(:")
+    (project / "odd.py").write_text("import os\nos.environ['HOME_OF']\n")
+    (project / "leaves.py").write_text("raise SystemExit(3)")
     with pytest.raises(ImportError, match=said.format(project=project)):
         load_analyses(named)
 

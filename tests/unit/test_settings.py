@@ -8,9 +8,10 @@ import pytest
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from structlog.testing import capture_logs
 
 from millstream.protocol.messages import SOCKET
-from millstream.settings import Settings, explain, settings_table
+from millstream.settings import Settings, explain, mistyped, settings_table, warn_of_mistyped
 from millstream.store.limits import Limits
 from millstream.store.scripts import load_scripts
 from millstream_api.app import connections_possible, create_app
@@ -18,7 +19,10 @@ from millstream_api.settings import FIRST_PARTS, ApiSettings
 from millstream_worker.settings import WorkerSettings
 
 EVERY = [(tier, name, field) for tier in (ApiSettings, WorkerSettings) for name, field in tier.model_fields.items()]
-ANOTHER = {"root_path": "/else/where", "trusted_proxies": "10.0.0.0/8"}
+ANOTHER = {
+    "root_path": "/else/where", "trusted_proxies": "10.0.0.0/8", "redis_url": "unix:///run/valkey.sock",
+    "origins": "https://a.example", "cors_origins": "https://a.example",
+}  # fmt: skip
 IDS = [f"{tier.__name__}.{name}" for tier, name, _ in EVERY]
 
 
@@ -86,8 +90,17 @@ def test_help_lists_every_setting_with_its_meaning_and_its_default(tier: type[Se
         (ApiSettings, "trusted_proxies", "10.0.0.1/8", "has host bits set"),
         (ApiSettings, "trusted_proxies", "127.0.0.1, proxy.example", "10.0.0.0/8"),
         (ApiSettings, "trusted_proxies", "*", "10.0.0.0/8"),
+        *((WorkerSettings, "redis_url", url, "redis://:PASSWORD@store:6379/0") for url in (
+            "", "localhost:6379", "http://store", "redis://store:port/0", "redis://[store",
+        )),
+        *((ApiSettings, name, origin, "lower case") for name in ("origins", "cors_origins") for origin in (
+            "http://x/", "x:3000", "HTTP://x", "https://X.example", "http://x:3000/path", "//x", "*.x",
+        )),
+        (ApiSettings, "origins", "https://x:443", "send https://x"),
+        (ApiSettings, "cors_origins", "http://[::1]:80", "send http://[::1]"),
+        (ApiSettings, "origins", "*", "list the origins"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_setting_is_named_with_what_it_was_and_what_is_expected(
     tier: type[Settings], name: str, wrong: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,3 +196,46 @@ def test_a_wait_is_over_before_a_proxys_usual_minute_and_a_quiet_stream_is_heard
     settings = ApiSettings(_env_file=None)
     assert settings.wait_s <= 55
     assert settings.heartbeat_s <= 30
+
+
+@pytest.mark.parametrize("name", ["origins", "cors_origins"])
+def test_origins_are_kept_as_browsers_send_them(name: str) -> None:
+    given = " https://a.example , http://localhost:3000,chrome-extension://abc, http://[::1]:8080,null,"
+    kept = "https://a.example,http://localhost:3000,chrome-extension://abc,http://[::1]:8080,null"
+    assert getattr(ApiSettings(**{name: given}), name) == kept  # type: ignore[arg-type]
+    assert ApiSettings(cors_origins="*").cors_origins == "*"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://:secret@store:1/x?odd=1", "redis://:sec/secret@store", "redi://u:secret@store", "redis://u:secret?@h:x"],
+)
+def test_a_wrong_url_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        WorkerSettings(redis_url=url)
+    assert "secret" not in explain(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tier", "name", "meant"),
+    [
+        (ApiSettings, "REDISURL", "REDIS_URL"), (ApiSettings, "API_KEY_FILE", "API_KEYS_FILE"),
+        (ApiSettings, "ORIGIN", "ORIGINS"), (WorkerSettings, "LEASE", "LEASE_S"),
+        (WorkerSettings, "MAX_JOB", "MAX_JOBS"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_setting_is_named_with_what_was_meant(
+    tier: type[Settings], name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(".env").write_text("millstream_quue_depth=5\n")
+    monkeypatch.setenv(f"MILLSTREAM_{name}", "x")
+    with capture_logs() as logs:
+        warn_of_mistyped(tier)
+    assert {line["variable"]: line["event"].split()[-1] for line in logs} == {
+        f"MILLSTREAM_{name}": f"MILLSTREAM_{meant}?", "MILLSTREAM_QUUE_DEPTH": "MILLSTREAM_QUEUE_DEPTH?",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("tier", [ApiSettings, WorkerSettings])
+def test_no_setting_of_either_tier_is_taken_for_a_mistyped_one(tier: type[Settings]) -> None:
+    assert mistyped(tier, [f"MILLSTREAM_{name.upper()}" for _, name, _ in EVERY]) == []

@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 from pydantic import ValidationError
 
 from millstream.confined_fs import NoDirectory, ServedDirectory
-from millstream.settings import explain, settings_table
+from millstream.settings import explain, settings_table, warn_of_mistyped
 from millstream.telemetry import set_up_logging
 from millstream_worker.app import alive, serve
 from millstream_worker.loading import load_analyses
@@ -43,10 +43,18 @@ def worker(
     if check:
         return alive(settings)
     set_up_logging(settings.log_level, tier="worker")
+    warn_of_mistyped(WorkerSettings)
     try:
         found = load_analyses(settings.analyses)
     except (ImportError, TypeError) as error:
         print(f"The analyses cannot be loaded. {error}", file=sys.stderr)
+        return 2
+    if settings.queue not in (queues := {analysis.queue for analysis in found.values()}):
+        print(
+            f"MILLSTREAM_QUEUE={settings.queue}: no analysis that is loaded belongs to it. "
+            f"There are analyses of: {', '.join(sorted(queues))}.",
+            file=sys.stderr,
+        )
         return 2
     try:
         ServedDirectory(settings.data_dir).close()

@@ -11,7 +11,7 @@ from aiofiles.threadpool.binary import AsyncBufferedReader
 from pydantic_core import PydanticSerializationError, to_json
 
 from millstream.confined_fs import NotServed, Opened
-from millstream.protocol.event_types import Level
+from millstream.protocol.event_types import LEVELS, Level
 from millstream.protocol.reading import readable
 
 
@@ -49,6 +49,8 @@ class AttemptContext:
         await self._write("progress", _json("progress", {k: v for k, v in data.items() if v is not None}))
 
     async def log(self, message: str, level: Level = "info") -> None:
+        if level not in LEVELS:
+            raise ValueError(f"log: the level is one of {', '.join(LEVELS)}, not {level!r}.")
         await self._write("log", _json("log", {"level": level, "message": message}))
 
     def result(self, value: Any) -> None:

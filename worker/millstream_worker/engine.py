@@ -1,7 +1,7 @@
 """The engine: an arq worker whose claiming, leasing and ending are scripts of our own on arq's own keys.
 
-Kept from arq.Worker: `main()` and its loop, the slots, the tasks, the counters, the function table, `close()`.
-Replaced: `_poll_iteration` (it claims, then waits for the bell) and `run_job` (it runs an attempt). The
+Kept from arq.Worker: the slots, the tasks, the counters, the function table, `close()`. Replaced: `main()` (the same
+loop), `_poll_iteration` (it claims, then waits for the bell) and `run_job` (it runs an attempt). The
 signatures of both, and of what they touch, are held by tests/unit/test_arq_contract.py.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
+from arq.utils import poll
 from arq.worker import Worker, func
 from redis.asyncio import ConnectionPool
 
@@ -88,7 +89,8 @@ class Engine(Worker):
         # Stock arq clients enqueue and leave word in sets, and ring no bell.
         self._background.every(IDLE_POLL_S, "adopt from stock arq", self._adopt)
         self._background.every(IDLE_POLL_S, "abort for stock arq", self._store.abort)
-        await super().main()
+        async for _ in poll(self.poll_delay_s):  # as arq's own, which also asks for INFO: not every user may
+            await self._poll_iteration()
 
     async def close(self) -> None:
         await super().close()

@@ -2,6 +2,7 @@
 
 import sys
 import sysconfig
+import traceback
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
@@ -17,8 +18,8 @@ def load_analyses(named: str) -> dict[str, Analysis]:
     """The analyses of the entry-point group `millstream.analyses`, and of what `named` lists, separated by commas:
     modules (`package.module`) and files (`./analyses.py`). Modules of the current directory are found after all others.
 
-    Raises ImportError for what is not there or cannot be imported, TypeError for what cannot be an analysis or for a
-    name given twice.
+    Raises ImportError for what is not there or cannot be imported, whatever its code raises, TypeError for what cannot
+    be an analysis or for a name given twice.
     """
     put_current_directory_last()
     found: dict[str, Analysis] = {}
@@ -51,8 +52,19 @@ def _load(name: str) -> ModuleType:
                 f"There is no module {name!r} in {', '.join(_places())}. A file is named by its path: ./my_analyses.py"
             ) from None
         raise ImportError(f"{name}: {error}") from error
-    except ImportError as error:
-        raise ImportError(f"{name}: {error}") from error
+    except TypeError:
+        raise  # says which function it is about
+    except (Exception, SystemExit) as error:
+        raise _in_words(name, error) from error
+
+
+def _in_words(name: str, error: BaseException) -> Exception:
+    """What went wrong in a user's module, and where."""
+    if isinstance(error, ImportError):
+        return ImportError(f"{name}: {error}")
+    where = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")][-1]
+    at = "" if isinstance(error, SyntaxError) else f" ({where.filename}, line {where.lineno})"  # it says so itself
+    return ImportError(f"{name}: {type(error).__name__}: {error}{at}")
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -71,9 +83,11 @@ def _load_file(path: Path) -> ModuleType:
     module = sys.modules[path.stem] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[path.stem]
-        raise
+        if isinstance(error, TypeError | KeyboardInterrupt):
+            raise
+        raise _in_words(str(path), error) from error
     return module
 
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import SchemaError
 
+from millstream.authoring.context import Context
 from millstream.protocol.fleet import Advertisement
 from millstream.protocol.jobs import PRIORITIES
 
@@ -125,6 +126,9 @@ def _params_model(function: Callable[..., Any], hints: dict[str, Any], label: st
     first, *rest = inspect.signature(function).parameters.values()
     if first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
         raise TypeError(f"{label}: the first parameter must be the context (ctx: Context).")
+    given = hints.get(first.name, Context)
+    if given not in (Any, object) and Context not in getattr(given, "__mro__", ()):
+        raise TypeError(f"{label}: the first parameter is the context, not {first}: write (ctx: Context, {first}).")
     fields: dict[str, Any] = {}
     for parameter in rest:
         by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)

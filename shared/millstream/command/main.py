@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from millstream.store.embedded import NoStore
 
 app = App(
     name="millstream",
+    version=lambda: version("millstream"),
     help="Durable analysis jobs over WebSocket and HTTP: live progress, partial results, nothing lost.",
     help_epilogue="Settings are environment variables MILLSTREAM_*, or lines of a .env file; "
     "'millstream api --help' and 'millstream worker --help' list them.",
@@ -171,8 +173,9 @@ async def _run(
     try:
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
-            starting.cancel()
-            await asyncio.wait([starting])
+            while not starting.done():  # wait_for() of Python 3.11, which redis-py connects under, can swallow a cancel
+                starting.cancel()
+                await asyncio.wait([starting], timeout=0.1)
             return 1 if after_start else 0
         starting.result()
         running = [asyncio.create_task(supervisor.run()), stopping]

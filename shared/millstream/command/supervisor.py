@@ -131,7 +131,12 @@ class Supervisor:
                 return
             child.restarts = 0 if time.monotonic() - began > 10 else child.restarts + 1
             await asyncio.sleep(backoff_s(child.restarts, first_s=0.2, max_s=5) if child.restarts else 0)
+            if self._stopping:
+                return
             await child.start()
+            if self._stopping:
+                child.send(signal.SIGKILL)
+                return
             self.say(f"{child.name} (pid {pid}) {ending(code)}; started again as pid {child.pid}")
 
     async def _keep_store(self, store: EmbeddedStore) -> None:

@@ -225,5 +225,6 @@ def shown(url: str) -> str:
     """A store's URL without its password, which may stand in the query too: of that only the database is shown."""
     address, _, query = url.partition("?")
     scheme, separator, rest = address.rpartition("://")
+    host = "…" if "@" in query and "@" not in rest else rest.rpartition("@")[2]  # a password with a ? in it
     database = parse_qs(query).get("db")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" + (f"?db={database[0]}" if database else "")
+    return f"{scheme}{separator}{host}" + (f"?db={database[0]}" if database else "")
