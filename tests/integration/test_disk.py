@@ -113,7 +113,7 @@ async def test_a_file_that_was_deleted_does_not_come_back_after_a_power_cut(
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
-    def refused(*_: object) -> None:
+    def refused(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, call, refused)
@@ -136,6 +136,36 @@ async def test_a_disk_a_quota_or_a_file_that_may_not_grow_is_told_as_full(
     assert kept == (0 if call == "write" else len(CONTENT))
     assert (await send(http, where, CONTENT[kept:], kept)).status_code == 204, "once there is room, it goes on"
     assert (data / "deep" / "f").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    ("call", "way"),
+    [
+        ("write", "put"), ("fsync", "put"), ("rename", "put"), ("unlink", "delete"), ("mkdir", "begin"),
+        ("write", "send"), ("rename", "send"),
+    ],
+)  # fmt: skip
+async def test_where_the_server_may_not_write_it_says_so_and_keeps_what_was_there(
+    http: httpx.AsyncClient, data: Path, monkeypatch: pytest.MonkeyPatch, call: str, way: str, number: int
+) -> None:
+    (data / "deep" / "f").write_bytes(b"old")
+    where = "" if way == "begin" else await create(http, "deep/f")
+    told = {"Upload-Length": "1", "Upload-Metadata": f"path {b64encode(b'f').decode()}"}
+    with monkeypatch.context() as while_refused:
+        refuse(while_refused, call, number)
+        match way:
+            case "put":
+                answer = await http.put("/files/deep/f", content=CONTENT)
+            case "delete":
+                answer = await http.delete("/files/deep/f")
+            case "begin":
+                answer = await http.post("/uploads", headers={**TUS, **told})
+            case _:
+                answer = await send(http, where, CONTENT)
+    assert (answer.status_code, answer.json()["title"]) == (403, "Forbidden")
+    assert os.strerror(number) in answer.json()["detail"]
+    assert (data / "deep" / "f").read_bytes() == b"old"
 
 
 class Turn:

@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,15 @@ async def test_up_starts_no_child_again_once_it_is_to_end(own_processes: Process
     up.signal(signal.SIGINT)
     assert await up.ended() == 0
     assert "started again" not in up.log.read_text().rpartition("Draining")[2]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_version_is_that_of_the_package_from_wherever_it_is_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: bool
+) -> None:
+    if not installed:
+        monkeypatch.setattr(metadata, "version", lambda name: metadata.distribution("no-such-package"))
+    app = runpy.run_path(str(main.__file__), run_name="elsewhere")["app"]
+    app("--version", result_action="return_value")
+    expected = metadata.version("millstream") if installed else "unknown: this source tree is not installed"
+    assert capsys.readouterr().out.strip() == expected

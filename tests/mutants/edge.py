@@ -184,6 +184,14 @@ EDGE: list[Mutant] = [
         "tests/unit/test_analysis.py::test_a_function_that_cannot_be_called_by_name_or_described_is_refused",
     ),
     Mutant(
+        "ND15",
+        "Where the server may not write, it says so.",
+        "api/millstream_api/files/uploads.py",
+        "        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):",
+        "        if False:",
+        "tests/integration/test_disk.py::test_where_the_server_may_not_write_it_says_so_and_keeps_what_was_there",
+    ),
+    Mutant(
         "E09",
         "An API that still waits for its store ends when it is told to.",
         "api/millstream_api/server.py",

@@ -12,7 +12,7 @@ import re
 import secrets
 import time
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ from millstream.apikeys import Keys
 from millstream.confined_fs import NotServed, ServedDirectory, parts, without_dots
 from millstream.protocol.errors import Problem
 from millstream_api.files.requests import Refused, content_length, read_headers
+from millstream_api.files.threads import Arguments, T
 from millstream_api.files.unfinished import UnfinishedUploads, Upload
 from millstream_api.files.uploads import DiskFull, UploadAborted, Uploads, body_blocks, disk_errors, write_all
 from millstream_api.problems import plain_problem, problem_response
@@ -82,7 +83,7 @@ class Tus:
         self._keys = keys
         self._disk = UnfinishedUploads(directory, settings.upload_life_s)
         self._receiving = uploads.receiving
-        self._run = uploads.threads.run
+        self._threads = uploads.threads
         self._turns: dict[str, Turn] = {}  # by upload
         self._lengths: dict[str, dict[str, int]] = {}  # of unfinished uploads, by owner and id
         self.sweep_interval_s = min(SWEEP_INTERVAL_S, settings.upload_life_s)
@@ -154,6 +155,16 @@ class Tus:
                     405, "Method Not Allowed", path, headers={"Allow": "POST, HEAD, PATCH, DELETE, OPTIONS"}
                 )
 
+    async def _run(
+        self,
+        function: Callable[[*Arguments], T],
+        *arguments: *Arguments,
+        undo: Callable[[T], object] = lambda result: None,
+    ) -> T:
+        """Call a function in a thread. Raises DiskFull, NotServed, Refused where the disk refuses."""
+        with disk_errors():
+            return await self._threads.run(function, *arguments, undo=undo)
+
     @asynccontextmanager
     async def _turn(self, upload: Upload) -> AsyncIterator[Turn]:
         """Be the only request to this upload in this process."""
@@ -213,8 +224,7 @@ class Tus:
         upload = Upload(secrets.token_hex(16), path, length, owner, expires, metadata)
         self._lengths.setdefault(owner, {})[upload.id] = length
         try:
-            with disk_errors():
-                await self._run(self._disk.begin, upload)
+            await self._run(self._disk.begin, upload)
         except BaseException:
             self._is_over(upload)
             raise
@@ -250,14 +260,12 @@ class Tus:
                 raise Refused(409, "Conflict", f"The upload is at {offset}, not {at}.")
             check_length(upload, offset + (announced or 0))
             if checksum:
-                with disk_errors():
-                    await self._run(self._disk.mark_unchecked, upload, at)
+                await self._run(self._disk.mark_unchecked, upload, at)
             whole = False
             try:
                 async for block in body:
                     check_length(upload, offset + len(block))
-                    with disk_errors():
-                        await self._run(_write, file, block, checksum)
+                    await self._run(_write, file, block, checksum)
                     offset += len(block)
                 whole = True
             finally:

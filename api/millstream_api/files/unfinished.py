@@ -19,7 +19,7 @@ from pydantic_core import from_json, to_json
 
 from millstream.confined_fs import NotServed, ServedDirectory
 from millstream_api.files.requests import Refused
-from millstream_api.files.uploads import DiskFull, Temporary, disk_errors, locked, validators_of
+from millstream_api.files.uploads import Temporary, locked, validators_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +117,16 @@ class UnfinishedUploads:
             os.close(file)
 
     def publish(self, upload: Upload, file: int) -> None:
-        """Rename it to its path. Raises NotServed, DiskFull."""
-        with disk_errors():
-            os.fsync(file)
-            temporary = Temporary(self._directory, upload.path)  # keeps the target's directory from being removed
-            try:
-                with locked(temporary.directory):
-                    validators_of(temporary.directory, temporary.target)  # raises NotServed if it may not be replaced
-                    os.rename(self._data(upload), temporary.target, dst_dir_fd=temporary.directory)
-                    os.fsync(temporary.directory)
-            finally:
-                temporary.discard()
+        """Rename it to its path. Raises NotServed, OSError."""
+        os.fsync(file)
+        temporary = Temporary(self._directory, upload.path)  # keeps the target's directory from being removed
+        try:
+            with locked(temporary.directory):
+                validators_of(temporary.directory, temporary.target)  # raises NotServed if it may not be replaced
+                os.rename(self._data(upload), temporary.target, dst_dir_fd=temporary.directory)
+                os.fsync(temporary.directory)
+        finally:
+            temporary.discard()
 
     def remove(self, upload: Upload) -> None:
         """First what makes it an upload: what is left after a kill is swept."""
@@ -154,7 +153,7 @@ class UnfinishedUploads:
 
     def _is_published(self, upload: Upload) -> bool:
         """Is it now? An upload that another request writes to is not."""
-        with suppress(Refused, NotServed, DiskFull, OSError):
+        with suppress(Refused, NotServed, OSError):
             return self._data(upload).stat().st_size == upload.length and self.offset(upload) == upload.length
         return False
 

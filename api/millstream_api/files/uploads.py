@@ -29,7 +29,7 @@ from millstream.confined_fs import Missing, NotServed, ServedDirectory, parts
 from millstream.protocol.errors import Problem
 from millstream_api.files.conditions import State, Validators, evaluate_preconditions
 from millstream_api.files.representations import CODINGS, supersedes
-from millstream_api.files.requests import check_room, content_length
+from millstream_api.files.requests import Refused, check_room, content_length
 from millstream_api.files.threads import Threads
 from millstream_api.problems import plain_problem
 from millstream_api.settings import ApiSettings
@@ -161,10 +161,8 @@ class Uploads:
         with self._directory.parent(path) as (directory, name), locked(directory):
             if status := evaluate_preconditions("DELETE", headers, validators_of(directory, name)):
                 return plain_problem(status, "Precondition Failed", f"/files/{path}")
-            try:
+            with disk_errors():  # another request may have removed it meanwhile
                 os.unlink(name, dir_fd=directory)
-            except FileNotFoundError:
-                raise NotServed(path) from None
             os.fsync(directory)
         self._directory.prune(path)
         return Response(status_code=204)
@@ -291,7 +289,7 @@ async def body_blocks(receive: Receive, length: int | None) -> AsyncIterator[byt
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Translate errors of the file system. Raises DiskFull, NotServed."""
+    """Translate errors of the file system. Raises DiskFull, NotServed, Refused."""
     try:
         yield
     except OSError as error:
@@ -299,6 +297,9 @@ def disk_errors() -> Iterator[None]:
             raise DiskFull from error
         if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG):
             raise NotServed from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            detail = f"The server may not write there ({os.strerror(error.errno)}): its operator can change that."
+            raise Refused(403, "Forbidden", detail) from error
         raise
 
 

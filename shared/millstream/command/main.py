@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +19,17 @@ from millstream.command.supervisor import CannotRun, Supervisor
 from millstream.settings import Settings, explain
 from millstream.store.embedded import NoStore
 
+
+def installed_version() -> str:
+    try:
+        return version("millstream")
+    except PackageNotFoundError:
+        return "unknown: this source tree is not installed"
+
+
 app = App(
     name="millstream",
-    version=lambda: version("millstream"),
+    version=installed_version,
     help="Durable analysis jobs over WebSocket and HTTP: live progress, partial results, nothing lost.",
     help_epilogue="Settings are environment variables MILLSTREAM_*, or lines of a .env file; "
     "'millstream api --help' and 'millstream worker --help' list them.",
