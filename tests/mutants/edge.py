@@ -192,6 +192,14 @@ EDGE: list[Mutant] = [
         "tests/integration/test_disk.py::test_where_the_server_may_not_write_it_says_so_and_keeps_what_was_there",
     ),
     Mutant(
+        "ND16",
+        "A process is told that another one wants to go on with an upload.",
+        "api/millstream_api/files/unfinished.py",
+        "            self._wanted(upload).touch()\n",
+        "",
+        "tests/integration/test_tus.py::test_a_request_ends_an_earlier_one_whose_client_may_be_dead_and_keeps_what_came",
+    ),
+    Mutant(
         "E09",
         "An API that still waits for its store ends when it is told to.",
         "api/millstream_api/server.py",

@@ -2,7 +2,7 @@
 checksum, expiration and termination. (Why tus and not the IETF draft: docs/decisions/0009.)
 
 What an upload is on the disk: unfinished.py. A request to an upload ends an earlier one to the same, which may wait for
-a client that is gone; in another process it is refused until that one has ended.
+a client that is gone; in another process it is refused, and that one ends soon.
 """
 
 import asyncio
@@ -39,6 +39,7 @@ EXTENSIONS = "creation,creation-with-upload,checksum,expiration,termination"
 CHECKSUMS = {"sha1", "sha256", "sha512"}
 CONTENT_TYPE = "application/offset+octet-stream"
 SWEEP_INTERVAL_S = 60  # between two looks for expired uploads: each reads all that are unfinished
+WANTED_INTERVAL_S = 0.5  # between two looks whether another process wants to go on with an upload
 NOT_SUPPORTED = {"upload-concat": "concatenation", "upload-defer-length": "creation-defer-length"}
 
 
@@ -174,11 +175,20 @@ class Tus:
         task = asyncio.current_task()
         assert task is not None
         turn = self._turns[upload.id] = Turn(task)
+        watching = asyncio.create_task(self._end_when_wanted(turn, upload))
         try:
             yield turn
         finally:
+            watching.cancel()
             del self._turns[upload.id]
             turn.left.set()
+
+    async def _end_when_wanted(self, turn: Turn, upload: Upload) -> None:
+        """Another process has no other way to say so."""
+        while not turn.over:
+            await asyncio.sleep(WANTED_INTERVAL_S)
+            if await self._run(self._disk.is_wanted, upload):
+                turn.end()
 
     async def sweep(self) -> None:
         """Remove what has expired, publish what is complete, and count what is unfinished: other processes share it."""

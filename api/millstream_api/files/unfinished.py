@@ -2,8 +2,9 @@
 
 An upload is hidden files below the data directory: `.uploads/<id>` holds the bytes received so far,
 `.uploads/<id>.json` the target path and length, `.uploads/<id>.unchecked` the offset of a part whose checksum is not
-known yet. So it survives a restart, and any API process on the same directory can continue it. When it is complete, it
-is renamed to its path; `<id>.json` stays for a while, to tell clients that ask again.
+known yet; `.uploads/<id>.wanted` asks the process that writes to it to end. So it survives a restart, and any API
+process on the same directory can continue it. When it is complete, it is renamed to its path; `<id>.json` stays for a
+while, to tell clients that ask again.
 """
 
 import fcntl
@@ -53,6 +54,9 @@ class UnfinishedUploads:
     def _unchecked(self, upload: Upload) -> Path:
         return self._home / f"{upload.id}.unchecked"
 
+    def _wanted(self, upload: Upload) -> Path:
+        return self._home / f"{upload.id}.wanted"
+
     def begin(self, upload: Upload) -> None:
         self._home.mkdir(exist_ok=True)
         self._data(upload).touch(0o644, exist_ok=False)
@@ -84,16 +88,22 @@ class UnfinishedUploads:
             return None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._wanted(upload).unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 os.ftruncate(file, int(self._unchecked(upload).read_text() or 0))
                 self._unchecked(upload).unlink()
         except BlockingIOError:
             os.close(file)
-            raise Refused(423, "Locked", "Another request writes to this upload.") from None
+            self._wanted(upload).touch()
+            raise Refused(423, "Locked", "Another request writes to this upload, and ends now: try again.") from None
         except BaseException:
             os.close(file)
             raise
         return file
+
+    def is_wanted(self, upload: Upload) -> bool:
+        """Does another process want to write to it?"""
+        return self._wanted(upload).exists()
 
     def mark_unchecked(self, upload: Upload, at: int) -> None:
         self._unchecked(upload).write_text(str(at))
@@ -130,7 +140,7 @@ class UnfinishedUploads:
 
     def remove(self, upload: Upload) -> None:
         """First what makes it an upload: what is left after a kill is swept."""
-        for path in (self._info(upload.id), self._data(upload), self._unchecked(upload)):
+        for path in (self._info(upload.id), self._data(upload), self._unchecked(upload), self._wanted(upload)):
             path.unlink(missing_ok=True)
 
     def sweep(self) -> dict[str, dict[str, int]]:

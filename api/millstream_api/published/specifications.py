@@ -201,25 +201,26 @@ def _file_paths() -> dict[str, Any]:
     )
     tutorial = operation("The same stream as /files/{path}", readable, ("path", "query"), *asked)
     version, asked_version = told("412", "another version of tus"), ("Tus-Resumable", "header")
+    locked = told("423", "another process writes to it")
     kept = {
         **version, **missing, **told("400", "a header is missing or wrong"), **told("413", "too large"),
         **told("460", "the checksum is wrong"), **told("507", "the disk is full"),
     }  # fmt: skip
     begin = operation(
         "Begin a resumable upload (tus 1.0.0)",
-        told("201", "Location is where to send it", kept),
+        told("201", "Location is where to send it", kept, told("429", "too many are unfinished")),
         asked_version, ("Upload-Length", "header"), ("Upload-Metadata", "header"),
         ("Upload-Checksum", "header"),
     )  # fmt: skip
     more = operation(
         "Send more of an upload; its last byte publishes the file",
         told("204", "Upload-Offset is where to go on", kept, told("409", "the upload is elsewhere, or complete"))
-        | told("415", "the content type is another", told("423", "another request writes to it")),
+        | told("415", "the content type is another", locked),
         asked_version, ("Upload-Offset", "header"), ("Upload-Checksum", "header"),
     )  # fmt: skip
     more["requestBody"] = {"content": {"application/offset+octet-stream": {"schema": TEXT}}}
     where = operation(
-        "How far an upload is", told("200", "Upload-Offset and Upload-Length", version, missing), asked_version
+        "How far an upload is", told("200", "Upload-Offset and Upload-Length", version, missing, locked), asked_version
     )
     drop = operation("Drop an upload", told("204", "dropped", version, missing), asked_version)
     id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}}
