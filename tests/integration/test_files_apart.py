@@ -152,6 +152,11 @@ async def test_the_event_loop_hashes_nothing_and_cuts_nothing_of_a_resumable_upl
         monkeypatch.setattr(os, "ftruncate", watched_cut)
         wrong = {**TUS, **told, "Upload-Checksum": "sha256 AAAA"}
         assert (await http.post("/uploads", headers=wrong, content=CONTENT)).status_code == 460
+        where = (await http.post("/uploads", headers={**TUS, **told})).headers["location"]
+        wrong = {**TUS, "Upload-Offset": "0", "Upload-Checksum": "sha256 AAAA"}
+        assert (await http.patch(where, headers=wrong, content=CONTENT)).status_code == 460
+        assert (await http.head(where, headers=TUS)).headers["upload-offset"] == "0"
+        assert (await http.delete(where, headers=TUS)).status_code == 204
     assert {name: thread.name.partition("_")[0] for name, thread in threads.items()} == {
         "hash": "upload", "cut": "upload",
     }  # fmt: skip

@@ -379,7 +379,7 @@ class Leaving:
 @pytest.fixture
 async def leaving(stack: Stack, own_processes: Processes, tmp_path: Path) -> Leaving:
     """An API whose key file has two keys of eve's, one of which is about to be revoked."""
-    (text, key), (other, kept) = (new_key("eve", ["submit", "read", "files:read"], None) for _ in range(2))
+    (text, key), (other, kept) = (new_key("eve", ["submit", "read", "files:read", "metrics"], None) for _ in range(2))
     file, data = tmp_path / "keys.json", tmp_path / "data"
     write_keys(file, [key, kept])
     settings = {"MILLSTREAM_API_KEYS_FILE": str(file), "MILLSTREAM_DATA_DIR": str(data)}
@@ -397,6 +397,8 @@ async def test_a_socket_that_reads_nothing_leaves_with_its_key_too(leaving: Leav
             await deaf.send({"jsonrpc": "2.0", "method": "job.get", "params": {"job": large}, "id": number})
         leaving.revoke()
         await client.wait(lambda: client.close_code is not None, what="the other socket of this key to be closed")
+        open_now = 'millstream_sockets{protocol="millstream.v1"} 0.0'
+        assert open_now in (await http.get("/metrics")).text.splitlines(), "this one counts no more either"
         late = {"analysis": "process", "params": {"text": "late"}}
         await deaf.send({"jsonrpc": "2.0", "method": "job.submit", "params": late, "id": "late"})
         deaf.socket.transport.resume_reading()

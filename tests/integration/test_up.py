@@ -84,9 +84,10 @@ async def test_it_runs_jobs_at_a_port_that_is_free_whatever_proxy_is_set(
     own_processes: Processes, tmp_path: Path
 ) -> None:
     proxy = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")  # answers nobody
+    settings = {"PYTHONUNBUFFERED": "1", "no_proxy": "", **proxy}
     up = Process(
         [*MILLSTREAM, str(tmp_path), "up", "--port", "0", "--workers", "1"],
-        {"PYTHONPATH": str(Path.cwd()), "PYTHONUNBUFFERED": "1", **proxy}, tmp_path / "log",
+        settings, tmp_path / "log",
     )  # fmt: skip
     own_processes.started.append(up)
     await up.start()
@@ -107,6 +108,6 @@ async def test_it_runs_jobs_at_a_port_that_is_free_whatever_proxy_is_set(
 async def test_the_health_check_of_compose_needs_no_proxy(stack: Stack) -> None:
     (check,) = re.findall(r'"-c", "(import urllib.*?)"\]', (ROOT / "compose.yaml").read_text())
     here = check.replace("http://127.0.0.1:8000", stack.api.url)
-    environment = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
+    environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     ran = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", here], env=environment, timeout=START_S)
     assert ran.returncode == 0

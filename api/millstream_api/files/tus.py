@@ -271,19 +271,13 @@ class Tus:
             check_length(upload, offset + (announced or 0))
             if checksum:
                 await self._run(self._disk.mark_unchecked, upload, at)
-            whole = False
-            try:
-                async for block in body:
-                    check_length(upload, offset + len(block))
-                    await self._run(_write, file, block, checksum)
-                    offset += len(block)
-                whole = True
-            finally:
-                if checksum and not (whole and checksum[0].digest() == checksum[1]):
-                    await self._run(os.ftruncate, file, at)
-            if checksum and checksum[0].digest() != checksum[1]:
-                raise Refused(460, "Checksum Mismatch", "The content does not match the announced checksum.")
+            async for block in body:
+                check_length(upload, offset + len(block))
+                await self._run(_write, file, block, checksum)
+                offset += len(block)
             if checksum:
+                if checksum[0].digest() != checksum[1]:
+                    raise Refused(460, "Checksum Mismatch", "The content does not match the announced checksum.")
                 await self._run(self._disk.mark_checked, upload)
             if offset == upload.length:
                 await self._run(self._disk.publish, upload, file)
