@@ -11,6 +11,7 @@ from millstream.background import Health
 from millstream.protocol.fleet import Heartbeat
 from millstream.store import keys
 from millstream_api import app as api
+from millstream_api.files.tus import Tus
 from millstream_api.jobs.commands import Commands
 from millstream_api.jobs.relay import Relay
 from millstream_api.jobs.websocket import Sockets
@@ -26,6 +27,7 @@ API_TASKS = [
     (Relay, "check", "check quiet logs"),
     (Sockets, "close_revoked", "close sockets of revoked keys"),
     (Population, "sweep", "end connections whose time is over"),
+    (Tus, "sweep", "sweep unfinished uploads"),
     (api, "sweep", "sweep broken uploads"),
 ]
 
