@@ -101,6 +101,7 @@ async def held(app: FastAPI, **options: Any) -> str:
     """A job that runs until it is cancelled."""
     exchange = Exchange(app)
     await exchange.ask("POST", "/jobs", HOLD | options)
+    assert exchange.status == 202, exchange.text
     job: str = json.loads(exchange.text)["job"]
     return job
 

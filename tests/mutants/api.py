@@ -324,8 +324,8 @@ API: list[Mutant] = [
         "C08",
         "Names that are not known do not cost the store a look each.",
         "api/millstream_api/jobs/commands.py",
-        "if time.monotonic() - self._refreshed > fresh_s:",
-        "if True:",
+        "return time.monotonic() - self._refreshed <= fresh_s",
+        "return False",
         "tests/integration/test_limits.py::test_names_that_are_not_known_do_not_cost_the_store_a_look_each",
     ),
     Mutant(

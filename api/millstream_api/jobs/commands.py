@@ -4,6 +4,7 @@ Problem.
 
 import asyncio
 import hashlib
+import math
 import time
 from collections import Counter
 from contextlib import suppress
@@ -68,7 +69,8 @@ class Commands:
     catalog: Catalog = field(default_factory=Catalog)
     catching_up: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CATCHING_UP))
     submissions: Counter[str] = field(default_factory=lambda: Counter(accepted=0))  # by what came of it
-    _refreshed: float = field(default_factory=time.monotonic)
+    _refreshed: float = -math.inf
+    _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def submit(self, who: Principal, request: Submit, job: str, *, follow: bool = True) -> Submitted:
         """Accept a job under the id `job`. `follow`: this node wants to hear of it."""
@@ -210,15 +212,27 @@ class Commands:
 
     async def _know(self, analysis: str) -> None:
         """Look again at what workers advertise when a name is not known here, or has been for long."""
+        if self._is_fresh(analysis):
+            return
+        async with self._refreshing:  # also for one that is under way, which may bring the name
+            if not self._is_fresh(analysis):
+                await self._refresh()
+
+    def _is_fresh(self, analysis: str) -> bool:
         fresh_s = STALE_S if analysis in self.catalog.entries else REFRESH_S
-        if time.monotonic() - self._refreshed > fresh_s:
-            await self.refresh()
+        return time.monotonic() - self._refreshed <= fresh_s
 
     async def refresh(self) -> None:
-        self._refreshed = time.monotonic()
-        with suppress(StoreUnavailable):
-            for wrong in self.catalog.update(await self.stores.only.analyses()):
-                log.error("an advertised analysis cannot be used, and is left out", analysis=wrong)
+        async with self._refreshing:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        try:
+            with suppress(StoreUnavailable):
+                for wrong in self.catalog.update(await self.stores.only.analyses()):
+                    log.error("an advertised analysis cannot be used, and is left out", analysis=wrong)
+        finally:
+            self._refreshed = time.monotonic()
 
 
 def _shown(who: Principal, snapshot: Snapshot) -> Snapshot:
