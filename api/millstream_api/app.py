@@ -112,8 +112,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.uploads = Uploads(settings, directory)
     app.state.resumable = resumable = Tus(settings, app.state.keys, directory, app.state.uploads)
     app.state.traffic = Traffic()
+    possible = connections_possible(settings.total_connections, settings.streams)
+    if possible < settings.total_connections and "total_connections" in settings.model_fields_set:
+        log.warning("fewer connections than were asked for: raise `ulimit -n`", possible=possible)
     app.state.population = Population(
-        most=connections_possible(settings.total_connections, settings.streams),
+        most=possible,
         most_of_address=settings.address_connections,
         exempt=settings.is_trusted,
     )
@@ -224,10 +227,7 @@ def connections_possible(most: int, streams: int) -> int:
     if descriptors == resource.RLIM_INFINITY:
         return most
     left = max(1, descriptors - SPARE_DESCRIPTORS)
-    possible = max(left - streams, (left + 1) // 2)
-    if possible < most:
-        log.warning("fewer connections than were set: raise `ulimit -n`", set=most, possible=possible)
-    return min(most, possible)
+    return min(most, max(left - streams, (left + 1) // 2))
 
 
 def _failing(app: FastAPI) -> dict[str, list[str]]:
