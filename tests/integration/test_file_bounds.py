@@ -133,11 +133,11 @@ async def test_uploads_at_the_same_time_are_as_many_as_may_be(tmp_path: Path) ->
 
     told = {"Tus-Resumable": "1.0.0", "Upload-Length": "1", **named("t")}
     async with files_here(tmp_path, uploads=1) as http:
-        where = (await http.post("/uploads", headers=told)).headers["location"]
+        where, another = [(await http.post("/uploads", headers=told)).headers["location"] for _ in range(2)]
         ways: list[tuple[str, str, dict[str, str]]] = [
-            ("PUT", "/files/f", {}), ("PATCH", where, TUS), ("POST", "/uploads", {**TUS, **told}),
+            ("PUT", "/files/f", {}), ("PATCH", another, TUS), ("POST", "/uploads", {**TUS, **told}),
         ]  # fmt: skip
-        for method, path, headers in ways:
+        for method, path, headers in (ways[0], ("PATCH", where, TUS), ways[2]):
             begun.clear()
             go.clear()
             first = asyncio.create_task(http.request(method, path, headers=headers, content=slow()))

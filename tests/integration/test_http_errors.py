@@ -9,10 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+import redis.asyncio as redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from millstream.confined_fs import ServedDirectory
+from millstream.store import keys
 from millstream_api.app import create_app, with_files
 from millstream_api.settings import ApiSettings
 from tests.integration.conftest import Stack
@@ -104,11 +106,10 @@ async def test_what_nobody_thought_of_is_a_problem_without_a_traceback(
     own_processes: Processes, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = await own_processes.api(stack.store, None, MILLSTREAM_DATA_DIR=str(tmp_path))
-    (tmp_path / ".uploads").mkdir()
-    (tmp_path / ".uploads" / f"{'0' * 32}.json").write_text("this is no upload")
-    async with web(api) as http:
-        of_uploads = await http.head(f"/uploads/{'0' * 32}", headers={"Tus-Resumable": "1.0.0"})
-        assert (of_uploads.status_code, of_uploads.headers["content-type"]) == (500, "application/problem+json")
+    async with redis.Redis.from_url(stack.store.url) as store, web(api) as http:
+        await store.set(keys.JOB + "broken", "this is no record")
+        problem(await http.get("/jobs/broken"), "internal_error")
+        await store.delete(keys.JOB + "broken")
         assert (await http.get("/healthz")).status_code == 200
     log = api.log.read_text()
     assert '"event": "request failed"' in log
@@ -118,12 +119,13 @@ async def test_what_nobody_thought_of_is_a_problem_without_a_traceback(
         raise RuntimeError("secret")
 
     monkeypatch.setattr(ServedDirectory, "open_cached", fail)
-    app = with_files(create_app(ApiSettings(data_dir=tmp_path, cors_origins="https://app.example")))
-    async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
-        answer = await http.get("/files/f", headers={"Origin": "https://app.example"})
-        problem(answer, "internal_error")
-        assert "secret" not in answer.text
-        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    for origins in ("", "https://app.example"):
+        app = with_files(create_app(ApiSettings(data_dir=tmp_path, cors_origins=origins)))
+        async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            answer = await http.get("/files/f", headers={"Origin": "https://app.example"})
+            problem(answer, "internal_error")
+            assert "secret" not in answer.text
+            assert answer.headers.get("access-control-allow-origin", "") == origins
 
 
 NO_JSON = [

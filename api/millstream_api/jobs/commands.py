@@ -4,7 +4,6 @@ Problem.
 
 import asyncio
 import hashlib
-import math
 import time
 from collections import Counter
 from contextlib import suppress
@@ -69,7 +68,7 @@ class Commands:
     catalog: Catalog = field(default_factory=Catalog)
     catching_up: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CATCHING_UP))
     submissions: Counter[str] = field(default_factory=lambda: Counter(accepted=0))  # by what came of it
-    _refreshed: float = -math.inf
+    _refreshed: float = field(default_factory=lambda: time.monotonic() - REFRESH_S)  # a name that is not known is due
     _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def submit(self, who: Principal, request: Submit, job: str, *, follow: bool = True) -> Submitted:
