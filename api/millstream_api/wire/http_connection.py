@@ -35,7 +35,7 @@ from millstream_api.wire.websocket import WebSocket
 
 READ_AHEAD = 64 * 1024  # bytes that may come before the app asks for them
 MAX_BUFFERED_BYTES = 64 * 1024  # written in one tick; more is passed on at once
-MAX_DISCARDED = 16 * 1024 * 1024  # bytes that nobody wants, read so that the client hears its answer
+MAX_DISCARDED = 16 * 1024 * 1024  # bytes read only so that the client hears its answer
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}  # a peer that vanished is found in two minutes
 
 
@@ -161,9 +161,7 @@ class HttpConnection(asyncio.Protocol):
     # Requests.
 
     def _read_on(self) -> None:
-        """Read what is left of a body that nobody wanted, then begin with the next request, if it has come; else wait
-        for it, or end.
-        """
+        """Read what the app left of a body, then begin with the next request; where none has come, wait, or end."""
         reader = self.reader
         if self._exchange is not None or self._lingering:
             return
